@@ -1,0 +1,44 @@
+"""The band of masks left free: those on which heuristics disagree between a stricter and a looser budget."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cobla_tf.baselines import METHODS
+from cobla_tf.costs import CostTable
+from cobla_tf.layout import Layout
+
+Array = np.ndarray
+
+STRICTER, LOOSER, LEAST = 1.8, 0.2, 0.03
+"""Of the authors' program: a budget eta is read as 1 - 1.8 (1 - eta), at least 0.03, and as 1 - 0.2 (1 - eta)."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Bounds on the masks.
+
+    Attributes:
+        lower: 1 where every heuristic keeps the term under the stricter budget, else 0; float64 [n].
+        upper: 0 where every heuristic drops it under the looser budget, else 1; float64 [n].
+    """
+
+    lower: Array
+    upper: Array
+
+
+def open_band(layout: Layout) -> Band:
+    """Every mask free in [0, 1]."""
+    return Band(np.zeros(layout.size), np.ones(layout.size))
+
+
+def heuristic_band(sigmas: list[Array], costs: CostTable, limits: Array) -> Band:
+    """Fix what CPTV and POS-CVX agree on (design of the authors' program, beyond the paper's text)."""
+    layout = Layout(costs.full_ranks)
+    smallest = costs.used(costs.smallest())
+    share = limits / costs.totals()
+    stricter = np.maximum(costs.totals() * np.maximum(1 - STRICTER * (1 - share), LEAST), smallest)
+    looser = costs.totals() * (1 - LOOSER * (1 - share))
+    kept = [layout.leading(select(sigmas, costs, stricter).ranks) for select in METHODS.values()]
+    reached = [layout.leading(select(sigmas, costs, looser).ranks) for select in METHODS.values()]
+    return Band(np.min(kept, axis=0), np.max(reached, axis=0))

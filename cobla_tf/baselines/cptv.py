@@ -1,0 +1,29 @@
+"""CPTV, Certain Percentage of Total Variation (paper, Eq. 10; Tai et al. 2016)."""
+
+import numpy as np
+
+from cobla_tf.costs import Allocation, CostTable
+
+Array = np.ndarray
+
+BISECTIONS = 60
+
+
+def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
+    """Keep the same share beta of the squared singular values in every site, the largest share that fits.
+
+    The cost of an allocation with saturated sites whole is non-decreasing in beta, so beta is found by bisection.
+    """
+    shares = [np.cumsum(s**2) / np.sum(s**2) if s.any() else np.ones(len(s)) for s in sigmas]
+
+    def at(beta: float) -> Allocation:
+        ranks = [max(1, int(np.searchsorted(share, beta + 1e-12, side="right"))) for share in shares]
+        return costs.settle(np.array(ranks), costs.never_saves())
+
+    low, high = 0.0, 1.0
+    if costs.fits(at(high), limits):
+        return at(high)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if costs.fits(at(middle), limits) else (low, middle)
+    return at(low)

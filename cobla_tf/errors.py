@@ -1,0 +1,29 @@
+"""Everything that cobla_tf raises at its border, each with one sentence that says what to do."""
+
+
+class CoblaError(ValueError):
+    """Base of all errors that a user can mend; the command line prints its sentence and exits with 2."""
+
+
+class ConfigError(CoblaError):
+    """An option has a value that cannot be used."""
+
+
+class BudgetError(CoblaError):
+    """A budget is malformed, or below the smallest one that can be reached."""
+
+
+class ModelError(CoblaError):
+    """The model cannot be read, or is of a kind that cannot be decomposed."""
+
+
+class DataError(CoblaError):
+    """The data cannot be read, or do not fit the model."""
+
+
+class SolverError(CoblaError):
+    """A quadratic-program solver is missing, has no licence, or gave no usable answer."""
+
+
+class OutputError(CoblaError):
+    """The output folder cannot be written."""

@@ -1,0 +1,145 @@
+"""The compressed model as files that load without cobla_tf."""
+
+import os
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import logging
+
+from cobla_tf.config import EXPORTS
+from cobla_tf.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    import keras
+
+FILE_NAMES = {"keras": "compressed.keras", "savedmodel": "saved_model", "litert": "compressed.tflite"}
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The formats that were written, with their paths, and those that failed, each with a sentence."""
+
+    files: dict[str, Path]
+    failures: dict[str, str]
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and a file in it, so that a long run does not end without its results.
+
+    Raises:
+        OutputError: if either is refused.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"The output folder must be a folder that can be written, but {folder} is refused "
+            f"({error.strerror}); name another one."
+        ) from error
+
+
+def export_model(model: "keras.Model", folder: Path, formats: Sequence[str] = EXPORTS) -> Exports:
+    """Write the model in each format; one that fails is logged and stops no other.
+
+    The .keras file comes first, whatever the order of `formats`, and holds neither loss nor optimiser: these may be
+    classes that only this program knows, and the slots of an optimiser would outweigh what compression saved.
+    The SavedModel and the LiteRT file take a batch of any size. `model` is left as it was.
+
+    Raises:
+        ConfigError: for a name that is not in `cobla_tf.config.EXPORTS`.
+        OutputError: if the folder cannot be written.
+    """
+    unknown = sorted(set(formats) - set(EXPORTS))
+    if unknown:
+        raise ConfigError(f"exports must be among {EXPORTS}, got {unknown}.")
+    check_writable(folder)
+    files: dict[str, Path] = {}
+    failures: dict[str, str] = {}
+    for name in (name for name in EXPORTS if name in formats):
+        try:
+            files[name] = replace_with(folder / FILE_NAMES[name], lambda path, write=_WRITERS[name]: write(model, path))
+        except Exception as error:  # converters raise nearly anything, and no format may cost the others
+            failures[name] = f"The {name} export failed: {_one_line(error)}"
+            logging.warning("%s", failures[name])
+    return Exports(files, failures)
+
+
+def replace_with(target: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` make a file or folder beside the target, and put it there once it is complete.
+
+    Whatever `write` raises passes through, and the target then stays as it was.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as stage:
+        new, old = Path(stage, "new", target.name), Path(stage, "old")
+        new.parent.mkdir()
+        write(new)
+        if target.is_dir():  # a folder cannot be replaced in one step
+            target.replace(old)
+        try:
+            new.replace(target)
+        except OSError:
+            if old.exists():
+                old.replace(target)
+            raise
+    return target
+
+
+def _write_keras(model: "keras.Model", path: Path) -> None:
+    _without_training_state(model).save(path)
+
+
+def _write_saved_model(model: "keras.Model", path: Path) -> None:
+    with _quiet():
+        model.export(str(path), format="tf_saved_model", verbose=False)
+
+
+def _write_litert(model: "keras.Model", path: Path) -> None:
+    with _quiet():
+        model.export(str(path), format="litert", verbose=False)
+
+
+_WRITERS = {"keras": _write_keras, "savedmodel": _write_saved_model, "litert": _write_litert}
+
+
+def _without_training_state(model: "keras.Model") -> "keras.Model":
+    """A copy that was never compiled; the model itself, with a warning, where its config does not rebuild it."""
+    if not model.compiled:
+        return model
+    try:
+        copy = type(model).from_config(model.get_config())
+        copy.set_weights(model.get_weights())
+    except (TypeError, ValueError, NotImplementedError) as error:
+        logging.warning(
+            "The .keras file keeps loss and optimiser, as the model's config does not rebuild it: %s", error
+        )
+        return model
+    return copy
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' ...')}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Send standard error, where the C++ converters write dozens of lines, to the debug log."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile("w+", errors="replace") as lines:
+        os.dup2(lines.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            lines.seek(0)
+            logging.debug("%s", lines.read())

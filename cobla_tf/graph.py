@@ -1,0 +1,175 @@
+"""Replaying and rewriting the graph of a Keras model; knows nothing about low rank."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from cobla_tf.errors import ModelError
+
+Layers = Sequence[keras.layers.Layer]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a layer in a model.
+
+    Attributes:
+        layer: the layer of the given model.
+        path: names from the outermost nested model to the layer, joined by "/".
+        input_shape, output_shape: without the batch axis.
+    """
+
+    layer: keras.layers.Layer
+    path: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+
+def check_model(model: Any) -> None:
+    """Refuse what cannot be rewritten.
+
+    Raises:
+        ModelError: not a Keras model, subclassed, unbuilt, without weights, or holding a Lambda layer.
+    """
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"expected a keras.Model, got {type(model).__name__}.")
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ModelError(
+            f"Sequential model {model.name!r} is not built yet: start it with keras.Input(shape) or call "
+            "model.build(input_shape), and load its weights, first."
+        )
+    if not _is_graph(model):
+        raise ModelError(
+            f"model {model.name!r} is a subclassed {type(model).__name__}, whose graph cannot be read: rebuild it with "
+            "the functional API, keras.Model(inputs, outputs)."
+        )
+    for path, layer in leaf_layers(model):
+        if isinstance(layer, keras.layers.Lambda):
+            raise ModelError(
+                f"layer {path!r} is a Lambda layer, which cannot be copied safely: replace it by a built-in layer or "
+                "by a registered layer class of your own."
+            )
+
+
+def leaf_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Every layer with its path, nested functional and Sequential models opened."""
+    for layer in model.layers:
+        if _is_graph(layer):
+            yield from leaf_layers(layer, f"{prefix}{layer.name}/")
+        else:
+            yield prefix + layer.name, layer
+
+
+def record_calls(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> list[Call]:
+    """All calls of leaf layers, in the order of computation, with nested models opened.
+
+    Args:
+        model: a functional or Sequential model; it is not changed.
+        input_shape: replaces the model's own where that has open dimensions, without the batch axis.
+    """
+    recorder = _Recorder()
+    inputs = None
+    if input_shape is not None and len(model.inputs) == 1:
+        inputs = keras.Input(shape=input_shape, dtype=model.inputs[0].dtype)
+    recorder.replay(model, inputs, "")
+    return recorder.calls
+
+
+def transform(
+    model: keras.Model, replace: Callable[[keras.layers.Layer], Layers | None]
+) -> tuple[keras.Model, dict[int, keras.layers.Layer]]:
+    """A copy of a model in which some layers are replaced by chains of layers.
+
+    Args:
+        model: a functional or Sequential model; it is not changed and shares no weights with the copy.
+        replace: for a leaf layer of `model`, the layers that stand in its place (called one after the other, built
+            on the way), or None to copy it with its weights. Called once a layer, shared layers included.
+
+    Returns:
+        the new functional model, and the copied layers by id() of their originals.
+    """
+    rewriter = _Rewriter(replace)
+    copy = rewriter.rewrite(model)
+    rewriter.copy_weights()
+    return copy, {key: stand_in for key, (_, stand_in) in rewriter.copies.items()}
+
+
+def _is_graph(layer: Any) -> bool:
+    if isinstance(layer, keras.Sequential):
+        return layer.built
+    return isinstance(layer, keras.Model) and hasattr(layer, "operations")
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    """A functional view of a Sequential model on the same layers: Keras rewrites only functional ones."""
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def _copy(layer: Any) -> Any:
+    return layer.__class__.from_config(layer.get_config())
+
+
+@dataclass
+class _Recorder:
+    calls: list[Call] = field(default_factory=list)
+
+    def replay(self, model: keras.Model, inputs: Any, prefix: str) -> Any:
+        originals: dict[int, Any] = {}
+
+        def clone(layer: Any) -> Any:
+            stand_in = layer if _is_graph(layer) else _copy(layer)
+            originals[id(stand_in)] = layer
+            return stand_in
+
+        def call(stand_in: Any, *args: Any, **kwargs: Any) -> Any:
+            layer = originals[id(stand_in)]
+            if _is_graph(layer):
+                return self.replay(layer, args[0], f"{prefix}{layer.name}/")(args[0])
+            outputs = stand_in(*args, **kwargs)
+            if isinstance(layer, keras.layers.Layer) and hasattr(args[0], "shape") and hasattr(outputs, "shape"):
+                shapes = tuple(args[0].shape[1:]), tuple(outputs.shape[1:])
+                self.calls.append(Call(layer, prefix + layer.name, *shapes))
+            return outputs
+
+        return keras.models.clone_model(
+            _functional(model), input_tensors=inputs, clone_function=clone, call_function=call
+        )
+
+
+@dataclass
+class _Rewriter:
+    replace: Callable[[keras.layers.Layer], Layers | None]
+    chains: dict[int, Layers] = field(default_factory=dict)
+    copies: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+
+    def rewrite(self, model: keras.Model) -> keras.Model:
+        return keras.models.clone_model(_functional(model), clone_function=self._clone, call_function=self._call)
+
+    def copy_weights(self) -> None:
+        for layer, copy in self.copies.values():
+            if not _is_graph(layer) and getattr(layer, "weights", None):
+                copy.set_weights(layer.get_weights())
+
+    def _clone(self, layer: Any) -> Any:
+        if id(layer) in self.chains:
+            return layer
+        if id(layer) not in self.copies:
+            chain = None if _is_graph(layer) or not isinstance(layer, keras.layers.Layer) else self.replace(layer)
+            if chain is not None:
+                self.chains[id(layer)] = chain
+                return layer
+            self.copies[id(layer)] = (layer, self.rewrite(layer) if _is_graph(layer) else _copy(layer))
+        return self.copies[id(layer)][1]
+
+    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        chain = self.chains.get(id(layer))
+        if chain is None:
+            return layer(*args, **kwargs)
+        (outputs,) = args
+        for step in chain:
+            outputs = step(outputs)
+        return outputs

@@ -1,0 +1,111 @@
+"""Image files of a data set on this machine, and the one that lies as a folder root/split/class/*."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cobla_tf.errors import DataError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+TEST_SPLITS = ("test", "validation", "val")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """Image files of one split, not decoded yet.
+
+    Attributes:
+        files: makes a tf.data.Dataset of (bytes of a jpg or png, int64 label), shuffled by a seed, in order at None.
+        count: number of images.
+        paths: of the image files, in order; empty where they lie in records.
+    """
+
+    files: Callable[[int | None], "tf.data.Dataset"]
+    count: int
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One data set on this machine.
+
+    Attributes:
+        train, test: its files.
+        classes: number of classes.
+        size: (height, width) where all images share it, else None.
+        origin: its name for people.
+    """
+
+    train: EncodedSplit
+    test: EncodedSplit
+    classes: int
+    size: tuple[int, int] | None
+    origin: str
+
+
+def folder_source(root: Path) -> ImageSource:
+    """The data set of an image folder, classes in the order of their names; no image is read.
+
+    Raises:
+        DataError: the folder, a split or a class is missing or empty, or the splits' classes differ.
+    """
+    if not root.is_dir():
+        raise DataError(f"Image folder {str(root)!r} does not exist: expected root/split/class/*.jpg or png.")
+    splits = [folder.name for folder in _subfolders(root)]
+    test = pick_test(splits, f"Image folder {str(root)!r}", "subfolders")
+    classes = [folder.name for folder in _subfolders(root / "train")]
+    other = [folder.name for folder in _subfolders(root / test)]
+    if not classes or classes != other:
+        raise DataError(
+            f"Image folder {str(root)!r} needs the same class folders in train and {test}; "
+            f"they have {len(classes)} and {len(other)}, in only one of them {listing(set(classes) ^ set(other))}."
+        )
+    return ImageSource(
+        train=_folder_split(root / "train", classes),
+        test=_folder_split(root / test, classes),
+        classes=len(classes),
+        size=None,
+        origin=f"image folder {root.name}",
+    )
+
+
+def _folder_split(split: Path, classes: list[str]) -> EncodedSplit:
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        images = sorted(str(path) for path in (split / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise DataError(f"Class folder {str(split / name)!r} holds no jpg or png image: add some or remove it.")
+        paths += images
+        labels += [label] * len(images)
+
+    def files(seed: int | None) -> "tf.data.Dataset":
+        import tensorflow as tf
+
+        listed = tf.data.Dataset.from_tensor_slices((paths, tf.constant(labels, tf.int64)))
+        ordered = listed if seed is None else listed.shuffle(len(paths), seed=seed)
+        return ordered.map(lambda path, label: (tf.io.read_file(path), label), tf.data.AUTOTUNE, deterministic=True)
+
+    return EncodedSplit(files, len(paths), tuple(paths))
+
+
+def _subfolders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def pick_test(splits: Iterable[str], owner: str, what: str) -> str:
+    """The split that is held out; raises DataError where there is none or no 'train'."""
+    found = [name for name in TEST_SPLITS if name in splits]
+    if "train" not in splits or not found:
+        raise DataError(f"{owner} needs 'train' and one of {TEST_SPLITS} among its {what}, it has {listing(splits)}.")
+    return found[0]
+
+
+def listing(names: Iterable[str]) -> str:
+    """The first five of some names, for an error's sentence."""
+    names = sorted(names)
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "none"

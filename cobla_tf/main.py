@@ -1,0 +1,191 @@
+"""Command line: python -m cobla_tf.main --flagfile=NAME.flags; the only file that reads flags.
+
+Without --model and --flagfile it compresses a small network for scikit-learn's digits (digits.flags).
+"""
+
+import logging as python_logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import app, flags, logging
+
+from cobla_tf.config import EXPORTS, GRADIENTS, QP_SOLVERS, SCHEMES, STARTS, Config, FineTuneConfig, SolveConfig
+from cobla_tf.errors import CoblaError, ConfigError
+from cobla_tf.flagfiles import OPTIONS, resolve_flagfiles
+
+if TYPE_CHECKING:
+    import keras
+
+    from cobla_tf.datasets import DataSplits
+    from cobla_tf.pipeline import Result
+
+DEFAULT_FLAGFILE = "digits.flags"
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "What to compress: digits_cnn, nin_cifar10, squeezenet_v1.0, squeezenet_v1.1, vgg16, or the path of "
+    "a .keras or .h5 file.",
+)  # fmt: skip
+_WEIGHTS = flags.DEFINE_string("weights", None, "Path of the weights of a model named above.")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "digits, the name of a prepared tensorflow-datasets set (cifar10), or the path of a folder "
+    "SPLIT/CLASS/IMAGE.",
+)  # fmt: skip
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its sets; its own default if unset.")
+_PREPROCESSING = flags.DEFINE_string("preprocessing", "none", "Of the images: none, scale, caffe, tf or torch.")
+_MACS = flags.DEFINE_string(
+    "macs", None, "Budget on the multiply-accumulates of the convolutions that are decomposed: a fraction up to 1 of "
+    "the original, an absolute number above 1, or none.",
+)  # fmt: skip
+_PARAMS = flags.DEFINE_string("params", None, "Budget on their kernel weights, in the same form.")
+_SCHEME = flags.DEFINE_enum("scheme", "spatial", SCHEMES, "kh x 1 then 1 x kw (spatial), or kh x kw then 1 x 1.")
+_EXCLUDE = flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, e.g. whitening,block1_*.")
+_LOSS = flags.DEFINE_string("loss", None, "Any Keras loss by name; cross-entropy over classes if unset.")
+_SAMPLE = flags.DEFINE_float(
+    "sample_fraction", None, "Share of the training images behind a gradient; 1 is the exact gradient. If unset, 0.05, "
+    "but 1,000 images at the least.", 0, 1,
+)  # fmt: skip
+_RENEW = flags.DEFINE_integer("renew_every", SolveConfig.renew_every, "Iterations a sample lasts; 0: all of them.", 0)
+_ITERATIONS = flags.DEFINE_integer("iterations", SolveConfig.iterations, "Most SQP iterations in a phase.", 1)
+_GRADIENT = flags.DEFINE_enum(
+    "gradient", "folded", GRADIENTS, "folded costs what the original network costs; factored is the paper's reading."
+)
+_START = flags.DEFINE_enum("start", SolveConfig.start, STARTS, "Heuristic whose ranks the solver starts from.")
+_BAND = flags.DEFINE_bool("band", SolveConfig.band, "Free only the masks on which the heuristics disagree.")
+_DRAWS = flags.DEFINE_integer("draws", SolveConfig.draws, "Feasible draws of the randomised rounding, best kept.", 1)
+_REFINE = flags.DEFINE_integer(
+    "refine_iterations", SolveConfig.refine_iterations, "Iterations that re-scale the kept terms, ranks fixed.", 0
+)
+_QP_SOLVER = flags.DEFINE_enum("qp_solver", "auto", QP_SOLVERS, "auto takes MOSEK where its licence answers.")
+_SEED = flags.DEFINE_integer("seed", 0, "Fixes every choice by chance.", 0)
+_PRETRAIN = flags.DEFINE_integer("pretrain_epochs", 0, "Epochs of training before anything else.", 0)
+_EPOCHS = flags.DEFINE_integer("epochs", 0, "Epochs of fine-tuning after compression.", 0)
+_OPTIMIZER = flags.DEFINE_string("optimizer", "adam", "Any Keras optimiser by name.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of training and fine-tuning; falls to 0 along a cosine.", 0)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
+_EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORTS)}.")
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point: parse, compress, print; exits with 0, 1 (an export failed), 2 (bad input) or 130 (Ctrl-C)."""
+    try:
+        app.run(main, argv=_complete(sys.argv if argv is None else argv))
+    except CoblaError as error:
+        _fail(error)
+
+
+def main(argv: list[str]) -> int:
+    """Run what the flags say."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    try:
+        if argv[1:]:
+            raise ConfigError(f"expected flags only, got {argv[1:]}; --help lists them.")
+        result = _compress(_config())
+    except CoblaError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("cobla_tf: interrupted", file=sys.stderr)
+        return 130
+    print(f"\n{result.report}")
+    return 1 if result.report.failures else 0
+
+
+def _complete(argv: list[str]) -> list[str]:
+    """Without a model or a flagfile of the user's, digits.flags comes first and the other flags override it."""
+    names = [argument.split("=")[0].lstrip("-") for argument in argv[1:]]
+    if not {"model", "flagfile", "help", "helpfull", "helpshort", "h", "?"} & set(names):
+        argv = [argv[0], f"{OPTIONS[0]}={DEFAULT_FLAGFILE}", *argv[1:]]
+    return resolve_flagfiles(argv)
+
+
+def _fail(error: CoblaError) -> int:
+    print(f"cobla_tf: error: {error}", file=sys.stderr)
+    return 2
+
+
+def _config() -> Config:
+    return Config(
+        solve=SolveConfig(
+            sample_fraction=_SAMPLE.value,
+            renew_every=_RENEW.value,
+            iterations=_ITERATIONS.value,
+            gradient=_GRADIENT.value,
+            start=_START.value,
+            band=_BAND.value,
+            qp_solver=_QP_SOLVER.value,
+            draws=_DRAWS.value,
+            refine_iterations=_REFINE.value,
+        ),
+        fine_tune=FineTuneConfig(_EPOCHS.value, _OPTIMIZER.value, _LEARNING_RATE.value),
+        batch_size=_BATCH_SIZE.value,
+        seed=_SEED.value,
+        output_dir=Path(_OUTPUT_DIR.value),
+        exports=tuple(_EXPORTS.value),
+    )
+
+
+def _budget(name: str, text: str | None) -> float | None:
+    if text is None or text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--{name} must be a number or none, got {text!r}.") from None
+
+
+def _compress(config: Config) -> "Result":
+    budgets = {"macs": _budget("macs", _MACS.value), "params": _budget("params", _PARAMS.value)}
+    missing = [flag.name for flag in (_MODEL, _DATASET) if flag.value is None]
+    if missing:
+        raise ConfigError(f"expected --{' and --'.join(missing)}; a flagfile or the command line must give them.")
+
+    from cobla_tf.datasets import load_dataset
+    from cobla_tf.export import check_writable
+    from cobla_tf.models import load_model
+    from cobla_tf.pipeline import compress
+
+    check_writable(config.output_dir)
+    model = load_model(_MODEL.value, _WEIGHTS.value)
+    data = load_dataset(
+        _DATASET.value,
+        data_dir=_DATA_DIR.value,
+        image_shape=tuple(model.inputs[0].shape[1:]),
+        preprocessing=_PREPROCESSING.value,
+        seed=config.seed,
+    )
+    logging.info("%s", data.description)
+    _pretrain(model, data, config)
+    return compress(
+        model,
+        data.train,
+        **budgets,
+        scheme=_SCHEME.value,
+        exclude=_EXCLUDE.value,
+        validation=data.test,
+        loss=_LOSS.value,
+        config=config,
+    )
+
+
+def _pretrain(model: "keras.Model", data: "DataSplits", config: Config) -> None:
+    if not _PRETRAIN.value:
+        return
+    import keras
+
+    from cobla_tf.examples import as_examples
+    from cobla_tf.finetune import train
+    from cobla_tf.losses import resolve_loss
+
+    keras.utils.set_random_seed(config.seed)
+    examples = as_examples(data.train)
+    schedule = FineTuneConfig(_PRETRAIN.value, config.fine_tune.optimizer, config.fine_tune.learning_rate)
+    loss = resolve_loss(_LOSS.value, model, examples.probe())
+    logging.info("training %s for %d epochs", model.name, _PRETRAIN.value)
+    train(model, examples, loss, schedule, config.batch_size, progress=sys.stderr.isatty())
+
+
+if __name__ == "__main__":
+    run()

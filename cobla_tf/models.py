@@ -1,0 +1,204 @@
+"""The networks that a run can start from: a small zoo by name, or a model file."""
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import logging
+
+from cobla_tf.errors import ModelError
+
+if TYPE_CHECKING:
+    import keras
+
+MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+def digits_cnn() -> "keras.Model":
+    """Four convolutions for scikit-learn's digits: images [8, 8, 1] in 0..16, ten logits."""
+    from keras import Input, Model, layers
+
+    images = Input((8, 8, 1), name="image")
+    x = layers.Rescaling(1 / 16, name="rescaling")(images)
+    x = _conv("conv1", 32, 3)(x)
+    x = _conv("conv2", 48, 5)(x)
+    x = layers.MaxPooling2D(2, name="pool1")(x)
+    x = _conv("conv3", 64, 3)(x)
+    x = _conv("conv4", 64, 3)(x)
+    x = layers.GlobalAveragePooling2D(name="pool2")(x)
+    return Model(images, layers.Dense(10, name="logits")(x), name="digits_cnn")
+
+
+def nin_cifar10() -> "keras.Model":
+    """Network in Network (paper, section 5.3) for CIFAR-10: RGB images [32, 32, 3] in 0..255, ten logits.
+
+    Contrast normalisation and the whitening convolution are part of the model, that one is frozen, not to decompose.
+    """
+    from keras import Input, Model, layers
+
+    images = Input((32, 32, 3), name="image")
+    x = layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, name="contrast")(images)
+    x = layers.Conv2D(3, 9, padding="same", use_bias=False, trainable=False, name="whitening")(x)
+    for name, filters, kernel in (("conv1", 192, 5), ("cccp1", 160, 1), ("cccp2", 96, 1)):
+        x = _conv(name, filters, kernel)(x)
+    x = layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
+    x = layers.Dropout(0.5, name="drop1")(x)
+    for name, filters, kernel in (("conv2", 192, 5), ("cccp3", 192, 1), ("cccp4", 192, 1)):
+        x = _conv(name, filters, kernel)(x)
+    x = layers.AveragePooling2D(3, 2, padding="same", name="pool2")(x)
+    x = layers.Dropout(0.5, name="drop2")(x)
+    for name, filters, kernel in (("conv3", 192, 3), ("cccp5", 192, 1), ("cccp6", 10, 1)):
+        x = _conv(name, filters, kernel)(x)
+    return Model(images, layers.GlobalAveragePooling2D(name="pool3")(x), name="nin_cifar10")
+
+
+def squeezenet_v1_0() -> "keras.Model":
+    """SqueezeNet 1.0 (Iandola et al., 2016): BGR images [227, 227, 3] less their mean, 1,000 logits."""
+    return _squeezenet("squeezenet_v1_0", (96, 7), pools_after=("conv1", "fire4", "fire8"), pad_conv10=1)
+
+
+def squeezenet_v1_1() -> "keras.Model":
+    """SqueezeNet 1.1 (same authors): earlier pooling and a smaller conv1, at less than half the MACs."""
+    return _squeezenet("squeezenet_v1_1", (64, 3), pools_after=("conv1", "fire3", "fire5"), pad_conv10=0)
+
+
+def vgg16() -> "keras.Model":
+    """VGG-16 (Simonyan and Zisserman, 2015) of Keras: BGR images [224, 224, 3] less their mean, 1,000 logits."""
+    from keras.applications import VGG16
+
+    return VGG16(weights=None, classifier_activation=None)
+
+
+ZOO: dict[str, Callable[[], "keras.Model"]] = {
+    "digits_cnn": digits_cnn,
+    "nin_cifar10": nin_cifar10,
+    "squeezenet_v1.0": squeezenet_v1_0,
+    "squeezenet_v1.1": squeezenet_v1_1,
+    "vgg16": vgg16,
+}
+"""Builders by name; built-in Keras layers only, logits out, random weights."""
+
+INPUT_PREPROCESSING: dict[str, str] = {
+    "digits_cnn": "none",
+    "nin_cifar10": "none",
+    "squeezenet_v1.0": "caffe",
+    "squeezenet_v1.1": "caffe",
+    "vgg16": "caffe",
+}
+"""What the published weights of each zoo model were trained on, in the names of cobla_tf.preprocessing."""
+
+
+def load_model(model: str, weights: str | None = None) -> "keras.Model":
+    """The model of a zoo name or of a file.
+
+    Args:
+        model: a name in ZOO, or the path of a .keras, .h5 or .hdf5 file with a whole model.
+        weights: a .weights.h5, .h5 or .keras file to load into it; None leaves it as it is, a zoo model then has random
+            weights and a warning says so.
+
+    Raises:
+        ModelError: an unknown name, a file that is missing or not a model, custom objects, weights that do not fit.
+    """
+    loaded = ZOO[model]() if model in ZOO else _read_model(model)
+    if weights is not None:
+        _read_weights(loaded, model, weights)
+    elif model in ZOO:
+        logging.warning("%s has random weights: train it, or give a file of trained ones with --weights.", model)
+    return loaded
+
+
+def _conv(name: str, filters: int, kernel: int, **options: Any) -> "keras.Layer":
+    from keras import layers
+
+    return layers.Conv2D(filters, kernel, **{"padding": "same", "activation": "relu", "name": name, **options})
+
+
+def _squeezenet(name: str, conv1: tuple[int, int], pools_after: tuple[str, ...], pad_conv10: int) -> "keras.Model":
+    from keras import Input, Model, layers
+
+    images = Input((227, 227, 3), name="image")
+    x = _conv("conv1", *conv1, strides=2, padding="valid")(images)
+    x = _caffe_pool(x, "pool1")
+    for fire, squeeze in enumerate((16, 16, 32, 32, 48, 48, 64, 64), start=2):
+        x = _fire(x, f"fire{fire}", squeeze)
+        if f"fire{fire}" in pools_after:
+            x = _caffe_pool(x, f"pool{fire}")
+    x = layers.Dropout(0.5, name="drop9")(x)
+    if pad_conv10:
+        x = layers.ZeroPadding2D(pad_conv10, name="pad10")(x)
+    x = _conv("conv10", 1000, 1)(x)
+    return Model(images, layers.GlobalAveragePooling2D(name="pool10")(x), name=name)
+
+
+def _fire(x: Any, name: str, squeeze: int) -> Any:
+    from keras import layers
+
+    x = _conv(f"{name}_squeeze1x1", squeeze, 1)(x)
+    branches = [_conv(f"{name}_expand{size}x{size}", 4 * squeeze, size)(x) for size in (1, 3)]
+    return layers.Concatenate(name=f"{name}_concat")(branches)
+
+
+def _caffe_pool(x: Any, name: str) -> Any:
+    """3x3 maximum at stride 2 that rounds its output size up as Caffe does: padding is needed at even sizes only."""
+    from keras import layers
+
+    return layers.MaxPooling2D(3, 2, padding="valid" if x.shape[1] % 2 else "same", name=name)(x)
+
+
+def _read_model(path: str) -> "keras.Model":
+    _check_model_path(path)
+    try:
+        return _deserialise(path)
+    except Exception as error:  # Keras raises at least six kinds here, by file format and by what is wrong
+        raise ModelError(_reading_failure(path, error)) from error
+
+
+def _deserialise(path: str) -> "keras.Model":
+    import keras
+
+    try:
+        return keras.saving.load_model(path)
+    except Exception as error:
+        model = keras.saving.load_model(path, compile=False)
+        logging.warning("%s was compiled with what is unknown here, its loss is not used: %s", path, _first_line(error))
+        return model
+
+
+def _check_model_path(path: str) -> None:
+    if Path(path).is_dir():
+        raise ModelError(f"Model {path!r} is a folder, expected a file that Keras can read: save it as .keras first.")
+    is_named_as_file = path.endswith(MODEL_SUFFIXES)
+    if not Path(path).is_file():
+        if is_named_as_file or Path(path).name != path:
+            raise ModelError(f"Model file {path!r} does not exist: check the path.")
+        nearest = difflib.get_close_matches(path, ZOO, n=3, cutoff=0.4) or list(ZOO)
+        raise ModelError(f"Model {path!r} is neither in the zoo nor a file; near names are {', '.join(nearest)}.")
+    if not is_named_as_file:
+        raise ModelError(f"Model file {path!r} must end in one of {', '.join(MODEL_SUFFIXES)}: save it as .keras.")
+
+
+def _reading_failure(path: str, error: Exception) -> str:
+    custom = re.search(r"(?:Could not locate class|Unknown layer:) '(\w+)'", str(error))
+    if custom:
+        return f"Model file {path!r} holds the custom object {custom[1]}: only built-in Keras layers can be read."
+    if "Lambda" in str(error):
+        return f"Model file {path!r} holds a Lambda layer, whose code cannot be read: replace it by built-in layers."
+    return f"Model file {path!r} is not a whole Keras model, save it with model.save('x.keras'): {_first_line(error)}"
+
+
+def _read_weights(model: "keras.Model", name: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise ModelError(f"Weights file {path!r} does not exist: check the path.")
+    if not path.endswith(MODEL_SUFFIXES):
+        raise ModelError(f"Weights file {path!r} must end in .weights.h5, .h5 or .keras.")
+    try:
+        model.load_weights(path)
+    except Exception as error:  # by file format ValueError, OSError, KeyError, BadZipFile
+        raise ModelError(f"Weights {path!r} do not fit {name}, give that model's: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,96 @@
+"""E(m), the loss over a sample as a function of the masks, and its gradient (Eqs. 6 and 8)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cobla_tf.examples import Examples, Sample
+from cobla_tf.losses import Loss
+from cobla_tf.report import Evaluation
+from cobla_tf.surgery import MaskedModel
+
+Array = np.ndarray
+
+
+class Objective:
+    """Loss and mask gradient of a masked model.
+
+    One tf.function a batch; gradients by the watched variables are summed over the batches and projected on the
+    masks once an evaluation.
+
+    Args:
+        masked: from surgery.mask_model.
+        loss: from losses.resolve_loss.
+        batch_size: images a step.
+    """
+
+    def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int) -> None:
+        """Trace nothing yet: the first batch does."""
+        self._masked = masked
+        self._batch_size = batch_size
+        self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
+        self._loss_step, self._gradient_step = _steps(masked, loss, self._sums)
+
+    def value(self, masks: Array, sample: Sample) -> float:
+        """E(m) on a sample, for masks float64 [n]."""
+        self._masked.write(masks)
+        return self._mean(self._loss_step, sample)
+
+    def gradient(self, masks: Array, sample: Sample) -> tuple[float, Array]:
+        """E(m) and dE/dm, float64 [n], on a sample."""
+        self._masked.write(masks)
+        for total in self._sums:
+            total.assign(tf.zeros_like(total))
+        loss = self._mean(self._gradient_step, sample)
+        return loss, self._masked.to_masks([total.numpy() / sample.size for total in self._sums])
+
+    def evaluate(self, masks: Array, examples: Examples, loss: Loss) -> Evaluation:
+        """Loss and accuracy of the masked network over all examples."""
+        self._masked.write(masks)
+        return evaluate(self._masked.model, examples, loss, self._batch_size)
+
+    def _mean(self, step: Callable[[Any, Any], Any], sample: Sample) -> float:
+        total = sum(float(step(*batch)) for batch in tensors(self._masked.model, sample, self._batch_size))
+        return total / sample.size
+
+
+def _steps(masked: MaskedModel, loss: Loss, sums: list[tf.Variable]) -> tuple[Callable, Callable]:
+    def total(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        return loss.total(labels, masked.model(images, training=False))
+
+    @tf.function(reduce_retracing=True)
+    def gradient_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(masked.variables)
+            value = total(images, labels)
+        gradients = tape.gradient(value, masked.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        for store, gradient in zip(sums, gradients, strict=True):
+            store.assign_add(gradient)
+        return value
+
+    return tf.function(total, reduce_retracing=True), gradient_step
+
+
+def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
+    """Batches as tensors, images in the dtype of the model's input."""
+    for images, labels in examples.batches(batch_size):
+        yield tf.convert_to_tensor(images.astype(model.inputs[0].dtype, copy=False)), tf.convert_to_tensor(labels)
+
+
+def evaluate(model: keras.Model, examples: Examples, loss: Loss, batch_size: int) -> Evaluation:
+    """Mean loss, and accuracy where labels are classes, over all examples."""
+
+    @tf.function(reduce_retracing=True)
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = model(images, training=False)
+        hits = loss.hits(labels, outputs) if loss.labels != "other" else tf.constant(0)
+        return loss.total(labels, outputs), hits
+
+    total, hits, count = 0.0, 0, 0
+    for images, labels in tensors(model, examples, batch_size):
+        value, correct = step(images, labels)
+        total, hits, count = total + float(value), hits + int(correct), count + len(images)
+    return Evaluation(total / count, hits / count if loss.labels != "other" else None, count)

@@ -1,0 +1,222 @@
+"""What one compression did, as frozen dataclasses that print and serialise themselves; no TensorFlow."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabulate import tabulate
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One site before and after, kernels only; `rank` is None where it was kept whole, and `reason` says why."""
+
+    name: str
+    scheme: str
+    kernel_shape: tuple[int, ...]
+    rank: int | None
+    full_rank: int
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A layer that is no site, and why."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """One SQP iteration: its own seconds, the run's gradients and loss-only values so far, used / limit by resource."""
+
+    phase: str
+    iteration: int
+    loss: float
+    predicted_decrease: float
+    step: float
+    budget_use: dict[str, float]
+    seconds: float
+    gradients: int
+    values: int
+    qp_residual: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and accuracy in [0, 1] (None where the task has none) over `examples` examples."""
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+
+@dataclass(frozen=True)
+class BudgetReport:
+    """Cost of all sites for one resource ('macs', 'params', ...); `limit` None means that no budget was set."""
+
+    resource: str
+    original: int
+    limit: int | None
+    reached: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a reader needs to judge and to repeat a compression.
+
+    `evaluations` maps a stage ('original', 'heuristic start', 'relaxed', 'compressed', 'fine-tuned', those that exist,
+    in this order) to its result, and `evaluated_on` says on which data; `seconds` maps a stage to where the time went;
+    `files` maps what a file is to its path, `failures` an export that could not be made to its reason.
+    """
+
+    model: str
+    scheme: str
+    budgets: tuple[BudgetReport, ...]
+    sites: tuple[SiteReport, ...]
+    skipped: tuple[SkippedLayer, ...]
+    iterations: tuple[IterationRecord, ...]
+    qp_solver: str
+    status: str
+    evaluations: dict[str, Evaluation]
+    evaluated_on: str
+    seed: int
+    config: dict
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    notes: tuple[str, ...]
+    fine_tuning: tuple[dict[str, float], ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+
+    def to_json(self) -> str:
+        """All fields as standard JSON; NaN and infinities become null, paths become strings."""
+        return json.dumps(_jsonable(dataclasses.asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
+
+    def site_table(self, style: str = "simple") -> str:
+        """Rank and cost of every site in network order, with a total; `style` is one of tabulate's formats."""
+        head = ("site", "kernel", "rank", "MACs", "after", "kept", "params", "after", "kept")
+        rows = [(s.name, "x".join(map(str, s.kernel_shape)), rank_text(s), *_costs((s,))) for s in self.sites]
+        return table(head, [*rows, ("total", "", "", *_costs(self.sites))], style, text_columns=3)
+
+    def budget_table(self, style: str = "simple") -> str:
+        """Exact totals of the sites against their limits."""
+        rows = []
+        for budget in self.budgets:
+            original, reached = f"{budget.original:,}", f"{budget.reached:,}"
+            limit = "none" if budget.limit is None else f"{budget.limit:,}"
+            shares = share_text(budget.reached, budget.original), share_text(budget.reached, budget.limit)
+            rows.append((budget.resource, original, limit, reached, *shares))
+        return table(("resource", "original", "limit", "reached", "kept", "of the limit"), rows, style)
+
+    def evaluation_table(self, style: str = "simple") -> str:
+        """Accuracy, its change against the original model in percentage points, and loss of every stage."""
+        original = self.evaluations.get("original")
+        reference = original.accuracy if original else None
+        rows = []
+        for stage, result in self.evaluations.items():
+            accuracy = "-" if result.accuracy is None else f"{100 * result.accuracy:.2f} %"
+            known = stage != "original" and None not in (reference, result.accuracy)
+            points = f"{100 * (result.accuracy - reference):+.2f}" if known else ""
+            rows.append((stage, accuracy, points, f"{result.loss:.4f}", f"{result.examples:,}"))
+        return table(("stage", "accuracy", "points", "loss", "examples"), rows, style)
+
+    def effort(self) -> str:
+        """One line: what the solver did and what it cost."""
+        last = self.iterations[-1] if self.iterations else None
+        passes = f", {last.gradients} gradients, {last.values} losses" if last else ""
+        total = sum(self.seconds.values())
+        return f"{len(self.iterations)} SQP iterations{passes}, QP solver {self.qp_solver}, {total:.1f} s in all"
+
+    def summary(self) -> str:
+        """The closing text for a terminal."""
+        parts = [
+            f"{self.model}, scheme {self.scheme}: {self.status}",
+            self.site_table(),
+            self._left_alone(),
+            self.budget_table(),
+            f"{self.evaluation_table()}\nevaluated on: {self.evaluated_on}" if self.evaluations else "",
+            self.effort(),
+            "\n".join(f"note: {note}" for note in self.notes),
+            "\n".join(f"export {name} failed: {reason}" for name, reason in self.failures.items()),
+            tabulate(self.files.items(), tablefmt="plain", disable_numparse=True),
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+    __str__ = summary
+
+    def _left_alone(self) -> str:
+        whole: dict[str, list[str]] = {}
+        for site in self.sites:
+            if site.rank is None:
+                whole.setdefault(site.reason or "no reason given", []).append(site.name)
+        lines = [f"kept whole ({reason}): {', '.join(names)}" for reason, names in whole.items()]
+        kinds = Counter(layer.kind for layer in self.skipped)
+        if kinds:
+            lines.append("no sites: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+        return "\n".join(lines)
+
+
+def rank_text(site: SiteReport) -> str:
+    """'12 of 48', or 'whole'."""
+    return "whole" if site.rank is None else f"{site.rank} of {site.full_rank}"
+
+
+def share_text(part: int, whole: int | None) -> str:
+    """Part of the whole in per cent; '-' where the whole is nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def table(head: Row, rows: list[Row], style: str, text_columns: int = 1) -> str:
+    """Tabulate ready-made texts: the first `text_columns` columns flush left, the others flush right."""
+    align = ["left" if i < text_columns else "right" for i in range(len(head))]
+    cells = [[_cell(text, style) for text in row] for row in rows]
+    return tabulate(cells, head, tablefmt=style, disable_numparse=True, colalign=align if rows else None)
+
+
+def _cell(text: str, style: str) -> str:
+    """Keep a message on one line, and a bar in a name from ending its Markdown cell."""
+    line = " ".join(text.split())
+    return line.replace("|", "\\|") if style == "github" else line
+
+
+def _costs(sites: tuple[SiteReport, ...]) -> Row:
+    macs, macs_after = sum(s.macs_before for s in sites), sum(s.macs_after for s in sites)
+    params, params_after = sum(s.params_before for s in sites), sum(s.params_after for s in sites)
+    macs_texts = (_short(macs), _short(macs_after), share_text(macs_after, macs))
+    return (*macs_texts, _short(params), _short(params_after), share_text(params_after, params))
+
+
+def _short(count: float) -> str:
+    """One decimal and a decimal prefix: 15.4 G; counts below 1,000 as they are."""
+    if count < 1000:
+        return f"{count:.0f}"
+    for prefix in ("k", "M"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {prefix}"
+    return f"{count / 1000:,.1f} G"
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(entry) for entry in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return _jsonable(value.tolist())
+    return value if value is None or isinstance(value, (str, int)) else str(value)

@@ -1,0 +1,112 @@
+"""A report as files in a folder: JSON for programs, Markdown and two figures for readers."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from cobla_tf.export import check_writable, replace_with
+from cobla_tf.plots import convergence_figure, save_png, sites_figure
+from cobla_tf.report import IterationRecord, Report, table
+
+STYLE = "github"
+NAMES = {
+    "report": "report.md",
+    "report data": "report.json",
+    "convergence": "convergence.png",
+    "sites": "sites.png",
+}
+
+
+def write_report(report: Report, folder: Path) -> dict[str, Path]:
+    """Write report.md, report.json, convergence.png and sites.png; each appears complete or not at all.
+
+    Returns:
+        What each file is, to its path; report.json and report.md list these paths beside those in `report.files`.
+
+    Raises:
+        OutputError: if the folder cannot be written.
+    """
+    check_writable(folder)
+    paths = {what: folder / name for what, name in NAMES.items()}
+    report = dataclasses.replace(report, files=report.files | {what: str(path) for what, path in paths.items()})
+    replace_with(paths["report data"], lambda path: path.write_text(report.to_json() + "\n", encoding="utf-8"))
+    replace_with(paths["report"], lambda path: path.write_text(markdown(report), encoding="utf-8"))
+    replace_with(paths["convergence"], lambda path: save_png(convergence_figure(report), path))
+    replace_with(paths["sites"], lambda path: save_png(sites_figure(report), path))
+    return paths
+
+
+def markdown(report: Report) -> str:
+    """The report as one Markdown page; its figures lie beside it."""
+    sections = {
+        f"# {report.model}, compressed": _opening(report),
+        "## Budgets": report.budget_table(STYLE),
+        "## Accuracy": _accuracy(report),
+        "## Sites": f"![Share of MACs kept at each site]({NAMES['sites']})\n\n{report.site_table(STYLE)}",
+        "## Left alone": _left_alone(report),
+        "## Solver": _solver(report),
+        "## Fine-tuning": _fine_tuning(report),
+        "## Time": _pairs(("stage", "seconds"), {stage: f"{spent:.1f}" for stage, spent in report.seconds.items()}),
+        "## Configuration": _fenced(json.dumps(json.loads(report.to_json())["config"], indent=2), "json"),
+        "## How to repeat": _repeat(report),
+        "## Files": _pairs(("what", "path"), report.files),
+    }
+    return "\n\n".join(f"{head}\n\n{body}" for head, body in sections.items() if body) + "\n"
+
+
+def _opening(report: Report) -> str:
+    whole = sum(site.rank is None for site in report.sites)
+    ranked = f"{len(report.sites) - whole} of {len(report.sites)} sites decomposed (scheme {report.scheme})"
+    lines = [f"{report.status}.".replace("..", "."), f"{ranked}; {report.effort()}."]
+    lines += [f"Note: {note}" for note in report.notes]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _accuracy(report: Report) -> str:
+    if not report.evaluations:
+        return ""
+    return f"{report.evaluation_table(STYLE)}\n\nEvaluated on: {report.evaluated_on}"
+
+
+def _left_alone(report: Report) -> str:
+    rows = [(site.name, "site, kept whole", site.reason or "-") for site in report.sites if site.rank is None]
+    rows += [(layer.name, layer.kind, layer.reason or "-") for layer in report.skipped]
+    return table(("layer", "kind", "reason"), rows, STYLE, text_columns=3) if rows else ""
+
+
+def _solver(report: Report) -> str:
+    if not report.iterations:
+        return "No SQP iterations."
+    head = ("phase", "iteration", "loss", "predicted decrease", "step", "budget used", "seconds", "gradients", "values")
+    rows = [_iteration(record) for record in report.iterations]
+    figure = f"![Loss and budget use over the iterations]({NAMES['convergence']})"
+    return f"QP solver: {report.qp_solver}.\n\n{figure}\n\n{table((*head, 'QP residual'), rows, STYLE)}"
+
+
+def _iteration(record: IterationRecord) -> tuple[str, ...]:
+    used = ", ".join(f"{resource} {100 * share:.1f} %" for resource, share in record.budget_use.items())
+    decisions = (f"{record.loss:.5g}", f"{record.predicted_decrease:.3g}", f"{record.step:.3g}", used)
+    costs = (f"{record.seconds:.1f}", str(record.gradients), str(record.values), f"{record.qp_residual:.1e}")
+    return (record.phase, str(record.iteration), *decisions, *costs)
+
+
+def _fine_tuning(report: Report) -> str:
+    names = tuple(dict.fromkeys(name for epoch in report.fine_tuning for name in epoch))
+    rows = [
+        (str(number), *(f"{epoch[name]:.5g}" if name in epoch else "-" for name in names))
+        for number, epoch in enumerate(report.fine_tuning, start=1)
+    ]
+    return table(("epoch", *names), rows, STYLE) if rows else ""
+
+
+def _repeat(report: Report) -> str:
+    command = _fenced(report.command, "sh") + "\n\n" if report.command else ""
+    return f"{command}Seed {report.seed}, with these versions:\n\n{_pairs(('package', 'version'), report.versions)}"
+
+
+def _pairs(head: tuple[str, str], pairs: dict[str, str]) -> str:
+    return table(head, list(pairs.items()), STYLE, text_columns=2) if pairs else ""
+
+
+def _fenced(text: str, language: str) -> str:
+    return f"```{language}\n{text}\n```"

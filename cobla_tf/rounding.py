@@ -1,0 +1,80 @@
+"""From relaxed masks to integer ranks inside the budget (paper, section 3, Eq. 9)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cobla_tf.costs import Allocation, CostTable
+from cobla_tf.layout import Layout
+
+Array = np.ndarray
+
+ATTEMPTS = 1000
+"""Draws after which the budget is met by dropping terms instead of by luck."""
+LEAST_SCALE = 1e-3
+"""A kept term is never scaled to nothing: two zero factors would have no gradient in fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A binary solution.
+
+    Attributes:
+        kept: m', which terms stay, bool [n]; all of them at whole sites.
+        scale: the masks that P is multiplied by, float64 [n]; 0 where dropped, 1 at whole sites.
+        allocation: the ranks and the whole sites.
+    """
+
+    kept: Array
+    scale: Array
+    allocation: Allocation
+
+
+def round_masks(
+    masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, limits: Array, rng: np.random.Generator
+) -> Rounded:
+    """Draw ranks r_i = randomised rounding of sum_j m_ij until the budgets hold, at least 1 a site.
+
+    Args:
+        masks: relaxed masks within the budgets, float64 [n].
+        whole: sites already kept whole, bool [S].
+        sigmas: singular values a site.
+        costs, limits: the budgets, met exactly, in integers.
+        rng: the source of chance.
+
+    Returns:
+        a solution whose S_sigma holds the r_i largest m_ij * sigma_ij of each site.
+    """
+    layout = Layout(costs.full_ranks)
+    sums = layout.sums(masks)
+    for _ in range(ATTEMPTS):
+        drawn = np.floor(sums) + (rng.random(len(sums)) < sums - np.floor(sums))
+        allocation = costs.settle(np.maximum(drawn, 1).astype(np.int64), whole)
+        if costs.fits(allocation, limits):
+            return _keep_largest(masks, sigmas, layout, allocation)
+    return _keep_largest(masks, sigmas, layout, _lowered(masks, whole, sigmas, costs, limits))
+
+
+def _lowered(masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
+    """Round down, then drop the terms of least m * sigma while a budget is exceeded."""
+    layout = Layout(costs.full_ranks)
+    ranks = np.maximum(np.floor(layout.sums(masks)), 1).astype(np.int64)
+    weights = [np.sort(m * s)[::-1] for m, s in zip(layout.split(masks), sigmas, strict=True)]
+    while not costs.fits(costs.settle(ranks, whole), limits):
+        last = [w[r - 1] / max(w[0], np.finfo(float).tiny) for w, r in zip(weights, ranks, strict=True)]
+        open_sites = (ranks > 1) & ~whole
+        if not open_sites.any():
+            return costs.smallest()
+        ranks[int(np.argmin(np.where(open_sites, last, np.inf)))] -= 1
+    return costs.settle(ranks, whole)
+
+
+def _keep_largest(masks: Array, sigmas: list[Array], layout: Layout, allocation: Allocation) -> Rounded:
+    kept, scale = [], []
+    parts = zip(layout.split(masks), sigmas, allocation.ranks, allocation.whole, strict=True)
+    for mask, sigma, rank, is_whole in parts:
+        keep = np.zeros(len(mask), dtype=bool)
+        keep[np.argsort(-mask * sigma, kind="stable")[:rank]] = True
+        kept.append(keep)
+        scale.append(np.ones(len(mask)) if is_whole else np.where(keep, np.maximum(mask, LEAST_SCALE), 0.0))
+    return Rounded(np.concatenate(kept), np.concatenate(scale), allocation)

@@ -1,0 +1,139 @@
+"""The layers of a model that can be decomposed, and the reasons for the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import keras
+import numpy as np
+
+from cobla_tf.costs import CostTable, conv2d_costs
+from cobla_tf.decomposition import Decomposition, decompose
+from cobla_tf.errors import ConfigError, ModelError
+from cobla_tf.graph import Call, check_model, record_calls
+from cobla_tf.layout import Layout
+from cobla_tf.report import SkippedLayer
+
+RESOURCES = ("macs", "params")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One layer that can be decomposed.
+
+    Attributes:
+        name: its path in the model, nested names joined by "/".
+        layer: the layer of the original model.
+        decomposition: SVD of its kernel.
+        original, per_rank: costs in RESOURCES, int64 [2].
+    """
+
+    name: str
+    layer: keras.layers.Layer
+    decomposition: Decomposition
+    original: np.ndarray
+    per_rank: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sites:
+    """All sites of a model in the order of computation, and the layers with weights that are none."""
+
+    found: tuple[Site, ...]
+    skipped: tuple[SkippedLayer, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """Where each site's masks lie."""
+        return Layout(np.array([site.decomposition.full_rank for site in self.found], dtype=np.int64))
+
+    @property
+    def costs(self) -> CostTable:
+        """MACs and params of every site."""
+        original = np.stack([site.original for site in self.found], axis=1)
+        per_rank = np.stack([site.per_rank for site in self.found], axis=1)
+        return CostTable(RESOURCES, original, per_rank, self.layout.full_ranks)
+
+    @property
+    def sigmas(self) -> list[np.ndarray]:
+        """Singular values of every site, descending."""
+        return [site.decomposition.sigma for site in self.found]
+
+
+def find_sites(
+    model: keras.Model, scheme: str, exclude: Sequence[str] = (), input_shape: tuple[int, ...] | None = None
+) -> Sites:
+    """Find and decompose every Conv2D that is not excluded.
+
+    Args:
+        model: functional or Sequential, nested and shared layers included; it is not changed.
+        scheme: "spatial" or "channel".
+        exclude: patterns in fnmatch's form, held against a layer's name and its path.
+        input_shape: of one image, needed where the model leaves dimensions open.
+
+    Raises:
+        ModelError: the model cannot be read, or no site is left.
+        ConfigError: an exclude pattern matches no layer, or the scheme is unknown.
+    """
+    check_model(model)
+    if isinstance(exclude, str):
+        raise ConfigError(f"exclude must be a sequence of patterns, got the string {exclude!r}; write [{exclude!r}].")
+    calls = _calls_by_layer(record_calls(model, input_shape))
+    _check_patterns(exclude, [call for (call, *_) in calls])
+    found, skipped = [], []
+    for uses in calls:
+        reason = _reason_to_skip(uses, exclude)
+        if reason is None:
+            found.append(_site(uses, scheme))
+        elif uses[0].layer.weights:
+            skipped.append(SkippedLayer(uses[0].path, type(uses[0].layer).__name__, reason))
+    if not found:
+        raise ModelError(
+            f"model {model.name!r} has no layer left to decompose (expected at least one Conv2D that is not excluded): "
+            + "; ".join(f"{layer.name}: {layer.reason}" for layer in skipped)
+        )
+    return Sites(tuple(found), tuple(skipped))
+
+
+def _calls_by_layer(calls: list[Call]) -> list[list[Call]]:
+    groups: dict[int, list[Call]] = {}
+    for call in calls:
+        groups.setdefault(id(call.layer), []).append(call)
+    return list(groups.values())
+
+
+def _matches(call: Call, pattern: str) -> bool:
+    return fnmatchcase(call.path, pattern) or fnmatchcase(call.layer.name, pattern)
+
+
+def _check_patterns(exclude: Sequence[str], calls: list[Call]) -> None:
+    for pattern in exclude:
+        if not any(_matches(call, pattern) for call in calls):
+            names = ", ".join(call.path for call in calls if type(call.layer) is keras.layers.Conv2D)
+            raise ConfigError(f"exclude pattern {pattern!r} matches no layer; the Conv2D layers are: {names}.")
+
+
+def _reason_to_skip(uses: list[Call], exclude: Sequence[str]) -> str | None:
+    layer = uses[0].layer
+    pattern = next((p for p in exclude for call in uses if _matches(call, p)), None)
+    if pattern is not None:
+        return f"excluded by {pattern!r}"
+    if type(layer) is not keras.layers.Conv2D:
+        return "not a Conv2D"
+    if layer.groups != 1:
+        return f"grouped convolution ({layer.groups} groups)"
+    if layer.data_format != "channels_last":
+        return "channels_first data format"
+    if not np.isfinite(layer.kernel.numpy()).all():
+        return "its kernel holds values that are not finite"
+    if any(size is None for call in uses for size in (*call.input_shape, *call.output_shape)):
+        return "its image size is open; give the model a fixed input shape"
+    return None
+
+
+def _site(uses: list[Call], scheme: str) -> Site:
+    layer = uses[0].layer
+    kernel = layer.kernel.numpy()
+    sizes = [(call.input_shape[:2], call.output_shape[:2]) for call in uses]
+    original, per_rank = conv2d_costs(kernel.shape, scheme, sizes)
+    return Site(uses[0].path, layer, decompose(kernel, scheme), original, per_rank)

@@ -1,0 +1,194 @@
+"""From a model's sites and budgets to integer ranks: start, SQP in phases, rounding, re-scaling."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from absl import logging
+
+from cobla_tf.band import Band, heuristic_band, open_band
+from cobla_tf.baselines import METHODS
+from cobla_tf.config import SolveConfig
+from cobla_tf.costs import Allocation, CostTable
+from cobla_tf.examples import Examples
+from cobla_tf.layout import Layout
+from cobla_tf.objective import Objective
+from cobla_tf.qp import solve as solve_qp
+from cobla_tf.report import IterationRecord
+from cobla_tf.rounding import Rounded, round_masks
+from cobla_tf.sampling import SampledLoss
+from cobla_tf.sqp.loop import SQP, Constraints, Iteration, SQPResult, SQPSettings
+
+Array = np.ndarray
+
+LARGEST_SCALE = 10.0
+"""Upper bound of a kept term's scale once the ranks are fixed: far above what the loss ever asks for."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the optimiser found.
+
+    Attributes:
+        start: the heuristic's binary masks, float64 [n].
+        relaxed: masks in [0, 1] within the budgets, float64 [n].
+        rounded: integer ranks within the budgets, and the scale of what is kept.
+        status: one sentence a phase.
+        records: one an iteration.
+    """
+
+    start: Array
+    relaxed: Array
+    rounded: Rounded
+    status: str
+    records: tuple[IterationRecord, ...]
+
+
+@dataclass
+class Solver:
+    """One solve of Eq. 7 in the paper's two steps.
+
+    Attributes:
+        objective, examples: the loss and the training images.
+        sigmas, costs, limits: the sites, and the budgets on them.
+        config: the user's choices.
+        qp_solver: a resolved back end.
+        rng: the one source of chance.
+        on_record: called after every iteration.
+    """
+
+    objective: Objective
+    examples: Examples
+    sigmas: list[Array]
+    costs: CostTable
+    limits: Array
+    config: SolveConfig
+    qp_solver: str
+    rng: np.random.Generator
+    on_record: Callable[[IterationRecord], None]
+    records: list[IterationRecord] = field(default_factory=list)
+
+    def run(self) -> Solution:
+        """Solve, round, re-scale.
+
+        Raises:
+            SolverError: the first quadratic program or the first loss is unusable.
+        """
+        self.layout = Layout(self.costs.full_ranks)
+        self.count = self.config.sample_size(self.examples.size)
+        start = self._start()
+        relaxed, whole, status = self._relax(start)
+        rounded = self._round(relaxed, whole)
+        rounded, refined = self._refine(rounded)
+        sentences = [*status, *([f"re-scaling: {refined}"] if refined else [])]
+        return Solution(self.layout.leading(start.ranks), relaxed, rounded, "; ".join(sentences), tuple(self.records))
+
+    def _start(self) -> Allocation:
+        if self.config.start == "ones":
+            return Allocation(self.costs.full_ranks, self.costs.never_saves())
+        return METHODS[self.config.start](self.sigmas, self.costs, self.limits)
+
+    def _band(self) -> Band:
+        if self.config.band and self.config.start != "ones":
+            return heuristic_band(self.sigmas, self.costs, self.limits)
+        return open_band(self.layout)
+
+    def _relax(self, start: Allocation) -> tuple[Array, Array, list[str]]:
+        """Solve Eq. 8; keep sites that come out saturated whole, and solve again with what that frees."""
+        band = self._band()
+        masks, whole, status = self.layout.leading(start.ranks), start.whole, []
+        masks = np.clip(masks, band.lower, np.maximum(band.upper, masks))
+        for phase in range(1, len(self.sigmas) + 2):
+            masks, result = self._sqp(f"solve {phase}", masks, whole, band)
+            status.append(f"solve {phase}: {result.status}")
+            saturated = self.costs.settle(np.floor(self.layout.sums(masks) + 0.5).astype(np.int64), whole).whole
+            if (saturated == whole).all():
+                break
+            logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
+            whole = saturated
+            masks = np.where(self.layout.spread(whole), 1.0, masks)
+        return masks, whole, status
+
+    def _sqp(self, phase: str, masks: Array, whole: Array, band: Band) -> tuple[Array, SQPResult]:
+        fixed = self.layout.spread(whole) | (band.lower == band.upper)
+        free = np.flatnonzero(~fixed)
+        base = np.where(self.layout.spread(whole), 1.0, np.clip(masks, band.lower, band.upper))
+        if not len(free):
+            return base, SQPResult(base[free], float("nan"), "nothing left to decide", 0, 0)
+        constraints = self._constraints(base, whole, free, band)
+        result = self._minimise(phase, base, free, constraints, self.config.iterations)
+        masks = base.copy()
+        masks[free] = result.x
+        return masks, result
+
+    def _constraints(self, base: Array, whole: Array, free: Array, band: Band) -> Constraints:
+        """Budget rows as shares of the original cost, less what whole sites and fixed masks take."""
+        scale = self.costs.totals()[:, None]
+        rows = np.where(self.layout.spread(whole), 0, self.layout.spread(self.costs.per_rank)) / scale
+        taken = np.where(whole, self.costs.original, 0).sum(axis=1) / scale[:, 0]
+        fixed = np.ones(len(base), dtype=bool)
+        fixed[free] = False
+        binding = np.isfinite(self.limits)
+        limits = self.limits / scale[:, 0] - taken - rows[:, fixed] @ base[fixed]
+        return Constraints(rows[binding][:, free], limits[binding], band.lower[free], band.upper[free])
+
+    def _minimise(self, phase: str, base: Array, free: Array, constraints: Constraints, iterations: int) -> SQPResult:
+        oracle = SampledLoss(self.objective, self.examples, self.count, self.config.renew_every, self.rng, base, free)
+        settings = SQPSettings(iterations=iterations, memory=self.config.memory)
+
+        def record(step: Iteration) -> None:
+            self._record(phase, step, oracle.expand(step.x))
+
+        loop = SQP(oracle, constraints, settings, lambda program: solve_qp(program, self.qp_solver), record)
+        return loop.minimise(base[free])
+
+    def _record(self, phase: str, step: Iteration, masks: Array) -> None:
+        whole = self.layout.sums(masks) >= self.costs.full_ranks - 1e-9
+        used = np.where(whole, self.costs.original, self.costs.per_rank * self.layout.sums(masks)).sum(axis=1)
+        shares = {
+            name: float(share)
+            for name, share in zip(self.costs.resources, used / self.limits, strict=True)
+            if share > 0
+        }
+        past = [record for record in self.records if record.phase != phase]
+        gradients = past[-1].gradients if past else 0
+        values = past[-1].values if past else 0
+        entry = IterationRecord(
+            phase=phase,
+            iteration=step.number,
+            loss=step.loss,
+            predicted_decrease=step.predicted_decrease,
+            step=step.step,
+            budget_use=shares,
+            seconds=step.seconds,
+            gradients=gradients + step.gradients,
+            values=values + step.values,
+            qp_residual=step.qp.residual,
+        )
+        self.records.append(entry)
+        self.on_record(entry)
+
+    def _round(self, masks: Array, whole: Array) -> Rounded:
+        """The best of several feasible draws by the loss on one sample that all of them share."""
+        sample = self.examples.draw(self.count, self.rng)
+        drawn: dict[bytes, Rounded] = {}
+        for _ in range(self.config.draws):
+            rounded = round_masks(masks, whole, self.sigmas, self.costs, self.limits, self.rng)
+            drawn.setdefault(rounded.kept.tobytes(), rounded)
+        candidates = list(drawn.values())
+        if len(candidates) == 1:
+            return candidates[0]
+        return min(candidates, key=lambda rounded: self.objective.value(rounded.scale, sample))
+
+    def _refine(self, rounded: Rounded) -> tuple[Rounded, str]:
+        """Re-optimise the scale of the kept terms; no change in cost, so bounds are all that is left."""
+        free = np.flatnonzero(rounded.kept & ~self.layout.spread(rounded.allocation.whole))
+        if not self.config.refine_iterations or not len(free):
+            return rounded, ""
+        constraints = Constraints(
+            np.zeros((0, len(free))), np.zeros(0), np.zeros(len(free)), np.full(len(free), LARGEST_SCALE)
+        )
+        result = self._minimise("re-scale", rounded.scale, free, constraints, self.config.refine_iterations)
+        scale = rounded.scale.copy()
+        scale[free] = result.x
+        return replace(rounded, scale=scale), result.status

@@ -1,0 +1,1 @@
+"""The SQP loop and its parts; float64 NumPy, no TensorFlow."""

@@ -1,0 +1,33 @@
+"""Packaging of cobla_tf; WORKSPACE.md says why each dependency is here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cobla-tf",
+    version="0.1.0",
+    description="Low-rank compression of trained Keras CNNs under hard MAC and parameter budgets (COBLA, ECCV 2018)",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["cobla_tf", "cobla_tf.*"]), "cobla_tf.experiments"],
+    package_dir={"cobla_tf.experiments": "experiments"},
+    package_data={"cobla_tf.experiments": ["*.flags"]},
+    install_requires=[
+        "absl-py>=2.3",
+        "clarabel>=0.11",
+        "importlib_resources>=6.5",
+        "keras>=3.15",
+        "matplotlib>=3.10",
+        "mosek>=11.0",
+        "numpy>=2.0",
+        "scikit-learn>=1.6",
+        "scipy>=1.15",
+        "tabulate>=0.9",
+        "tensorflow>=2.21",
+        "tensorflow-datasets>=4.9.9",
+    ],
+    extras_require={"dev": ["pytest>=8.3", "ruff>=0.12"]},
+)

@@ -1,0 +1,84 @@
+import itertools
+
+import numpy as np
+import pytest
+from test_costs import table_of
+
+from cobla_tf.band import heuristic_band
+from cobla_tf.baselines import METHODS, cptv, pos_cvx
+from cobla_tf.costs import Allocation
+from cobla_tf.layout import Layout
+
+LAYERS = [(8, 3, 4, 6), (8, 1, 6, 5), (4, 3, 5, 4)]
+
+
+def spectra(costs, seed=0, decay=0.8):
+    rng = np.random.default_rng(seed)
+    return [np.sort(rng.random(n) + 0.2)[::-1] * decay ** np.arange(n) for n in costs.full_ranks]
+
+
+def limits_of(costs, eta):
+    return np.floor(costs.totals() * eta)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("eta", [0.25, 0.4, 0.6, 0.8, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_allocations_fit_and_keep_at_least_one_rank(method, eta, seed):
+    costs = table_of(*LAYERS)
+    limits = limits_of(costs, eta)
+    allocation = METHODS[method](spectra(costs, seed), costs, limits)
+    assert costs.fits(allocation, limits)
+    assert (allocation.ranks >= 1).all()
+    assert (allocation.whole == (allocation.ranks >= costs.saturation_ranks())).all()
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("seed", range(4))
+def test_cptv_keeps_the_largest_share_that_fits(eta, seed):
+    costs = table_of(*LAYERS)
+    sigmas, limits = spectra(costs, seed), limits_of(costs, eta)
+    allocation = cptv(sigmas, costs, limits)
+    shares = [np.cumsum(s**2) / np.sum(s**2) for s in sigmas]
+    following = min(
+        share[rank] for share, rank, whole in zip(shares, allocation.ranks, allocation.whole, strict=True) if not whole
+    )
+    ranks = np.array([max(1, np.sum(share <= following + 1e-12)) for share in shares])
+    assert not costs.fits(costs.settle(ranks, costs.never_saves()), limits)
+
+
+@pytest.mark.parametrize("eta", [0.2, 0.3])
+@pytest.mark.parametrize("seed", range(4))
+def test_pos_cvx_is_close_to_the_best_product_of_sums(eta, seed):
+    costs = table_of((8, 3, 6, 8), (8, 3, 8, 8), (4, 3, 8, 6))
+    sigmas, limits = spectra(costs, seed), limits_of(costs, eta)
+    none = np.zeros(3, dtype=bool)
+
+    def objective(ranks):
+        return sum(np.log(np.sum(s[:r] ** 2)) for s, r in zip(sigmas, ranks, strict=True))
+
+    every = itertools.product(*(range(1, n + 1) for n in np.minimum(costs.full_ranks, costs.saturation_ranks() - 1)))
+    best = max(objective(r) for r in every if costs.fits(Allocation(np.array(r), none), limits))
+    allocation = pos_cvx(sigmas, costs, limits)
+    assert not allocation.whole.any()
+    assert objective(allocation.ranks) >= best - 0.05
+
+
+def test_the_band_holds_the_heuristics_and_frees_something():
+    costs = table_of(*LAYERS)
+    sigmas, limits = spectra(costs), limits_of(costs, 0.4)
+    band = heuristic_band(sigmas, costs, limits)
+    assert (band.lower <= band.upper).all()
+    assert 0 < np.sum(band.lower < band.upper)
+    layout = Layout(costs.full_ranks)
+    for select in METHODS.values():
+        masks = layout.leading(select(sigmas, costs, limits).ranks)
+        assert (masks <= band.upper).all()
+        assert (masks >= band.lower).all()
+
+
+def test_a_kernel_of_zeros_does_not_break_a_heuristic():
+    costs = table_of(*LAYERS)
+    sigmas = [np.zeros_like(spectra(costs)[0]), *spectra(costs)[1:]]
+    for select in METHODS.values():
+        assert costs.fits(select(sigmas, costs, limits_of(costs, 0.4)), limits_of(costs, 0.4))

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from networks import GEOMETRIES, KERNELS, images_and_labels, one_conv, small_cnn
+
+from cobla_tf.config import SCHEMES
+from cobla_tf.examples import Sample
+from cobla_tf.losses import resolve_loss
+from cobla_tf.objective import Objective, evaluate
+from cobla_tf.sites import find_sites
+from cobla_tf.surgery import mask_model, rebuild
+
+
+def objective_of(model, sites, sample, path, batch_size=4):
+    return Objective(mask_model(model, sites, path), resolve_loss(None, model, sample), batch_size)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("stride", "dilation"), GEOMETRIES)
+def test_folded_gradient_equals_the_two_factor_one_and_central_differences(scheme, kernel, stride, dilation):
+    model = one_conv(kernel, stride, dilation, dtype="float64")
+    rng = np.random.default_rng(0)
+    sample = Sample(rng.normal(size=(6, 14, 15, 2)), rng.integers(0, 4, 6))
+    sites = find_sites(model, scheme)
+    masks = rng.uniform(0.2, 0.9, sites.layout.size)
+    folded, factored = (objective_of(model, sites, sample, path) for path in ("folded", "factored"))
+    loss, gradient = folded.gradient(masks, sample)
+    other_loss, other_gradient = factored.gradient(masks, sample)
+    assert loss == pytest.approx(other_loss, rel=1e-12)
+    np.testing.assert_allclose(gradient, other_gradient, rtol=1e-9, atol=1e-12)
+    direction = rng.normal(size=len(masks))
+    step = 1e-6
+    difference = folded.value(masks + step * direction, sample) - folded.value(masks - step * direction, sample)
+    assert gradient @ direction == pytest.approx(difference / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("path", ["folded", "factored"])
+def test_shared_and_nested_layers_have_right_gradients(path):
+    model = small_cnn()
+    sample = Sample(*images_and_labels(8))
+    sites = find_sites(model, "spatial")
+    objective = objective_of(model, sites, sample, path)
+    masks = np.full(sites.layout.size, 0.7)
+    _, gradient = objective.gradient(masks, sample)
+    for index in (0, 20, sites.layout.size - 1):
+        step = np.zeros_like(masks)
+        step[index] = 1e-2
+        difference = objective.value(masks + step, sample) - objective.value(masks - step, sample)
+        assert gradient[index] == pytest.approx(difference / 2e-2, rel=2e-2, abs=2e-4)
+
+
+def test_gradient_does_not_depend_on_the_batch_size_and_is_traced_once():
+    model = small_cnn()
+    sample = Sample(*images_and_labels(23))
+    sites = find_sites(model, "channel")
+    masks = np.full(sites.layout.size, 0.5)
+    results = []
+    for batch_size in (23, 5):
+        objective = objective_of(model, sites, sample, "folded", batch_size)
+        results.append(objective.gradient(masks, sample))
+        objective.gradient(masks, sample)
+        traces = objective._gradient_step.experimental_get_tracing_count()
+        objective.gradient(masks, sample)
+        assert objective._gradient_step.experimental_get_tracing_count() == traces <= 2
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
+
+
+def test_masked_loss_equals_the_loss_of_the_rebuilt_network():
+    model = small_cnn()
+    sample = Sample(*images_and_labels(20))
+    sites = find_sites(model, "spatial")
+    loss = resolve_loss(None, model, sample)
+    rng = np.random.default_rng(0)
+    kept = sites.layout.leading(np.array([3, 4, 2])) > 0
+    scale = kept * rng.uniform(0.3, 1.0, len(kept))
+    objective = Objective(mask_model(model, sites), loss, 8)
+    rebuilt = rebuild(model, sites, kept, scale, np.zeros(3, dtype=bool))
+    assert objective.value(scale, sample) == pytest.approx(evaluate(rebuilt, sample, loss, 8).loss, rel=1e-5)

@@ -1,0 +1,177 @@
+import dataclasses
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from cobla_tf.errors import OutputError
+from cobla_tf.plots import convergence_figure, sites_figure
+from cobla_tf.report import BudgetReport, Evaluation, IterationRecord, Report, SiteReport, SkippedLayer
+from cobla_tf.report_files import markdown, write_report
+
+
+def make_site(index, whole=False):
+    after = 1_000_000 if whole else 250_000
+    costs = (1_000_000, after, 2_000, 2_000 if whole else 900)
+    return SiteReport(f"conv{index}", "spatial", (3, 3, 4, 8), None if whole else 5, 12, *costs, "too small" * whole)
+
+
+def make_record(index, phase="solve", loss=0.5, use=None):
+    use = {"macs": 0.99, "params": 0.5} if use is None else use
+    return IterationRecord(phase, index, loss, -0.01, 1.0, use, 0.5, index, 2 * index, 1e-9)
+
+
+def make_report(count=3, **changes):
+    report = Report(
+        model="tiny",
+        scheme="spatial",
+        budgets=(BudgetReport("macs", 3_000_000, 1_600_000, 1_512_345), BudgetReport("params", 6_000, None, 3_800)),
+        sites=tuple(make_site(i, whole=i == 1) for i in range(count)),
+        skipped=(SkippedLayer("bn|1", "BatchNormalization", "has no\nkernel"),),
+        iterations=tuple(make_record(i) for i in range(1, 4)),
+        qp_solver="structured",
+        status="converged",
+        evaluations={"original": Evaluation(0.5, 0.9, 100), "compressed": Evaluation(0.75, 0.875, 100)},
+        evaluated_on="100 test images",
+        seed=7,
+        config={"solve": {"memory": 30}},
+        versions={"keras": "3.15"},
+        seconds={"masks": 12.5},
+        notes=("a note",),
+        files={"keras": "out/compressed.keras"},
+        command="cobla --seed=7",
+    )
+    return dataclasses.replace(report, **changes)
+
+
+def refuse_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -np.inf, np.float32("nan"), np.array(np.nan)])
+def test_json_turns_what_is_not_finite_into_null(value):
+    report = make_report(iterations=(make_record(1, loss=value),), config={"x": [value, (1, value)]})
+    data = json.loads(report.to_json(), parse_constant=refuse_constant)
+    assert data["iterations"][0]["loss"] is None
+    assert data["config"]["x"] == [None, [1, None]]
+
+
+def test_json_keeps_every_field_and_value(tmp_path):
+    config = {"dir": tmp_path, "n": np.int64(3), "x": np.float32(0.5), "flags": (True, None), "v": np.arange(2)}
+    data = json.loads(make_report(config=config).to_json())
+    assert list(data) == [field.name for field in dataclasses.fields(Report)]
+    assert data["config"] == {"dir": str(tmp_path), "n": 3, "x": 0.5, "flags": [True, None], "v": [0, 1]}
+    assert data["sites"][1]["rank"] is None
+    assert list(data["evaluations"]) == ["original", "compressed"]
+
+
+def test_site_table_has_a_line_for_each_site_and_adds_them_up():
+    lines = make_report().site_table().splitlines()
+    rows = {line.split()[0]: line for line in lines}
+    assert "5 of 12" in rows["conv0"]
+    assert "25.0 %" in rows["conv0"]
+    assert "whole" in rows["conv1"]
+    assert all(text in rows["total"] for text in ("3.0 M", "1.5 M", "50.0 %", "6.0 k", "3.8 k", "63.3 %"))
+
+
+@pytest.mark.parametrize("name", ["1e5", "12", "True", "0x10"])
+def test_a_name_that_looks_like_a_number_stays_as_it_is(name):
+    report = make_report(sites=(dataclasses.replace(make_site(0), name=name),))
+    assert report.site_table().splitlines()[2].split()[0] == name
+
+
+def test_summary_tells_sites_totals_accuracies_and_files():
+    text = str(make_report())
+    assert text == make_report().summary()
+    for part in (
+        "conv0",
+        "conv1",
+        "too small",
+        "1,512,345",
+        "1,600,000",
+        "none",
+        "90.00 %",
+        "-2.50",
+        "out/compressed.keras",
+    ):
+        assert part in text
+    assert text.index("conv0") < text.index("1,512,345") < text.index("90.00 %") < text.index("out/compressed.keras")
+
+
+@pytest.mark.parametrize("accuracy", [None, 0.0])
+def test_a_missing_accuracy_is_not_zero(accuracy):
+    line = make_report(evaluations={"original": Evaluation(1.0, accuracy, 9)}).evaluation_table().splitlines()[2]
+    assert line.split()[1] == ("-" if accuracy is None else "0.00")
+
+
+def test_a_report_of_nothing_still_prints_and_draws(tmp_path):
+    empty = make_report(count=0, budgets=(), skipped=(), iterations=(), evaluations={}, notes=(), files={}, versions={})
+    assert empty.model in empty.summary()
+    assert all(path.is_file() for path in write_report(empty, tmp_path).values())
+
+
+def test_write_report_leaves_four_whole_files_and_nothing_else(tmp_path):
+    folder = tmp_path / "deep" / "out"
+    paths = write_report(make_report(), folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "convergence.png",
+        "report.json",
+        "report.md",
+        "sites.png",
+    ]
+    assert all(paths[what].read_bytes().startswith(b"\x89PNG") for what in ("convergence", "sites"))
+    files = json.loads(paths["report data"].read_text(encoding="utf-8"))["files"]
+    assert files == {"keras": "out/compressed.keras"} | {what: str(path) for what, path in paths.items()}
+
+
+def test_a_failing_report_leaves_the_earlier_one(tmp_path, monkeypatch):
+    paths = write_report(make_report(), tmp_path)
+    before = paths["report"].read_bytes()
+    monkeypatch.setattr("cobla_tf.report_files.markdown", lambda report: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(make_report(seed=8), tmp_path)
+    assert paths["report"].read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_an_unwritable_folder_is_told_by_name(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="file"):
+        write_report(make_report(), tmp_path / "file" / "out")
+
+
+def test_markdown_keeps_cells_whole_and_tells_how_to_repeat():
+    text = markdown(make_report(fine_tuning=({"loss": 0.5}, {"loss": 0.25, "accuracy": 1.0})))
+    row = next(line for line in text.splitlines() if "bn\\|1" in line)
+    assert row.replace("\\|", "").count("|") == 4
+    assert "has no kernel" in row
+    assert "cobla --seed=7" in text
+    assert "Seed 7" in text
+    heads = [line for line in text.splitlines() if line.startswith("## ")]
+    assert len(heads) == len(set(heads)) == 10
+
+
+@pytest.mark.parametrize("sites", [1, 7, 60])
+def test_bars_follow_network_order_and_do_not_overlap(sites):
+    figure = sites_figure(make_report(sites))
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"conv{i}" for i in range(sites)]
+    np.testing.assert_allclose(
+        [bar.get_width() for bar in axes.patches], [1.0 if i == 1 else 0.25 for i in range(sites)]
+    )
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_convergence_marks_phases_and_follows_each_budget():
+    records = [make_record(i, phase) for phase, count in (("solve", 3), ("refine", 2)) for i in range(1, count + 1)]
+    records[3] = make_record(4, "refine", use={"macs": 0.5})
+    upper, lower = convergence_figure(make_report(iterations=tuple(records))).axes
+    assert [text.get_text() for text in upper.texts] == ["solve", "refine"]
+    lines = {line.get_label(): line.get_ydata() for line in lower.lines}
+    np.testing.assert_allclose(lines["macs"], [0.99, 0.99, 0.99, 0.5, 0.99])
+    np.testing.assert_allclose(lines["params"], [0.5, 0.5, 0.5, np.nan, 0.5])
+    np.testing.assert_allclose(upper.lines[0].get_xdata(), [1, 2, 3, 4, 5])

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from cobla_tf.errors import SolverError
+from cobla_tf.qp import solve as solve_qp
+from cobla_tf.sqp.bfgs import CompactBFGS
+from cobla_tf.sqp.line_search import LineSearchSettings, search
+from cobla_tf.sqp.loop import SQP, Constraints, SQPSettings
+
+
+def dense(form):
+    return np.column_stack([form @ column for column in np.eye(len(form.diagonal))])
+
+
+def reference_bfgs(diagonal, pairs):
+    """Damped BFGS on a dense matrix, from the textbook's update."""
+    B = np.diag(diagonal)
+    for s, y in pairs:
+        model, curvature = s @ B @ s, s @ y
+        if curvature < 0.2 * model:
+            t = 0.8 * model / (model - curvature)
+            y = t * y + (1 - t) * B @ s
+        B = B - np.outer(B @ s, B @ s) / model + np.outer(y, y) / (s @ y)
+    return B
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 5.0])
+def test_compact_form_equals_the_dense_update(noise):
+    rng = np.random.default_rng(0)
+    diagonal = rng.uniform(0.5, 2.0, 12)
+    pairs = [(s, s * diagonal + noise * rng.normal(size=12)) for s in rng.normal(size=(6, 12))]
+    bfgs = CompactBFGS(diagonal, memory=10)
+    for s, y in pairs:
+        bfgs.update(s, y)
+    form = bfgs.form()
+    np.testing.assert_allclose(dense(form), reference_bfgs(diagonal, pairs), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(form.basis.T @ form.basis, np.eye(12), atol=1e-10)
+    assert np.linalg.eigvalsh(dense(form)).min() > 0
+
+
+def test_memory_is_bounded_and_a_zero_step_is_no_pair():
+    bfgs = CompactBFGS(np.ones(8), memory=2)
+    for s in np.eye(8)[:5]:
+        bfgs.update(s, 2 * s)
+    assert bfgs.pairs == 2
+    bfgs.update(np.zeros(8), np.ones(8))
+    assert bfgs.pairs == 2
+    np.testing.assert_allclose(dense(bfgs.form()), np.diag([1, 1, 1, 2, 2, 1, 1, 1]), atol=1e-12)
+
+
+def test_line_search_takes_a_full_step_that_is_good_enough():
+    assert search(lambda t: pytest.fail("no trial is due"), 0.9, [1.0], -0.1, LineSearchSettings()) == (1.0, 0)
+
+
+def test_line_search_shortens_to_the_armijo_condition():
+    settings = LineSearchSettings(history=1)
+    length, calls = search(lambda t: 1 - t + 4 * t**2, 4.0, [1.0], -1.0, settings)
+    assert 0 < length < 1
+    assert 1 - length + 4 * length**2 <= 1 - settings.decrease * length
+    assert calls >= 1
+
+
+def test_line_search_is_non_monotone():
+    assert search(lambda t: 9.0, 1.5, [2.0, 1.0], -0.1, LineSearchSettings(history=2))[0] == 1.0
+    assert search(lambda t: 9.0, 1.5, [2.0, 1.0], -0.1, LineSearchSettings(history=1))[0] == 0.0
+
+
+def test_line_search_steps_back_from_nan():
+    length, _ = search(lambda t: 0.5 if t < 0.2 else np.nan, np.nan, [1.0], -1.0, LineSearchSettings())
+    assert 0 < length < 0.2
+
+
+class Quadratic:
+    """A convex loss with a known minimiser, and optional trouble."""
+
+    def __init__(self, n=20, seed=0, spoil=lambda x, loss: loss):
+        rng = np.random.default_rng(seed)
+        root = rng.normal(size=(n, n)) / np.sqrt(n)
+        self.H, self.c, self.spoil = root @ root.T + 0.1 * np.eye(n), rng.normal(size=n), spoil
+
+    def value(self, x):
+        return self.spoil(x, float(0.5 * x @ self.H @ x - self.c @ x))
+
+    def gradient(self, x):
+        return self.value(x), self.H @ x - self.c
+
+    def renew(self, iteration):
+        return False
+
+
+def box(n=20, limit=0.3, seed=1):
+    costs = np.random.default_rng(seed).random((2, n))
+    costs /= costs.sum(axis=1, keepdims=True)
+    return Constraints(costs, np.full(2, limit), np.zeros(n), np.ones(n))
+
+
+def run(oracle, constraints, start, **settings):
+    steps = []
+    loop = SQP(oracle, constraints, SQPSettings(**settings), lambda p: solve_qp(p, "structured"), steps.append)
+    return loop.minimise(start), steps
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("first_step", [0.005, 0.05, 0.5])
+def test_sqp_finds_the_constrained_minimum(seed, first_step):
+    oracle, constraints = Quadratic(seed=seed), box()
+    result, steps = run(oracle, constraints, np.zeros(20), iterations=80, tolerance=1e-9, first_step=first_step)
+    reference = minimize(
+        oracle.gradient, np.zeros(20), jac=True, method="SLSQP", bounds=[(0, 1)] * 20, options={"ftol": 1e-12},
+        constraints={"type": "ineq", "fun": lambda x: constraints.limits - constraints.rows @ x,
+                     "jac": lambda x: -constraints.rows},
+    )  # fmt: skip
+    assert result.loss == pytest.approx(reference.fun, abs=1e-5)
+    assert result.status.startswith("converged")
+    for step in steps:
+        assert not constraints.violated(step.x)
+        assert (step.x >= 0).all()
+        assert (step.x <= 1).all()
+    assert steps[-1].gradients == result.gradients
+
+
+def test_an_infeasible_start_is_feasible_after_the_first_step():
+    constraints = box()
+    result, steps = run(Quadratic(), constraints, np.ones(20), iterations=60, tolerance=1e-9)
+    assert not constraints.violated(steps[0].x)
+    assert result.loss == pytest.approx(run(Quadratic(), constraints, np.zeros(20), iterations=60)[0].loss, abs=1e-3)
+
+
+def test_nan_later_keeps_the_best_masks():
+    oracle = Quadratic(spoil=lambda x, loss: loss if loss > -0.05 else np.nan)
+    constraints = box()
+    result, _ = run(oracle, constraints, np.zeros(20), iterations=30)
+    assert np.isfinite(result.loss)
+    assert result.loss < 0
+    assert not constraints.violated(result.x)
+    assert "best masks" in result.status
+
+
+def test_nan_at_the_start_raises():
+    with pytest.raises(SolverError, match="starting masks"):
+        run(Quadratic(spoil=lambda x, loss: np.nan), box(), np.zeros(20))
+
+
+def test_nothing_to_gain_converges_at_once():
+    oracle = Quadratic()
+    oracle.c = -np.ones(20)
+    result, steps = run(oracle, box(), np.zeros(20))
+    assert not steps
+    np.testing.assert_array_equal(result.x, 0)
+    assert result.status.startswith("converged")
+
+
+def test_the_most_iterations_are_kept_to():
+    result, steps = run(Quadratic(), box(), np.zeros(20), iterations=2, first_step=0.01)
+    assert len(steps) == 2
+    assert "most iterations" in result.status

@@ -1,0 +1,142 @@
+import keras
+import numpy as np
+import pytest
+from networks import GEOMETRIES, KERNELS, one_conv, relative_error, small_cnn
+
+from cobla_tf.config import GRADIENTS, SCHEMES
+from cobla_tf.errors import ConfigError, ModelError
+from cobla_tf.rounding import round_masks
+from cobla_tf.sites import find_sites
+from cobla_tf.surgery import count_convolutions, mask_model, rebuild
+
+TOLERANCE = 1e-5
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("stride", "dilation"), GEOMETRIES)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_at_full_rank_masked_and_rebuilt_networks_equal_the_original(scheme, kernel, stride, dilation, padding, bias):
+    model = one_conv(kernel, stride, dilation, padding, bias)
+    sites = find_sites(model, scheme)
+    ones = np.ones(sites.layout.size)
+    images = np.random.default_rng(0).normal(size=(3, 14, 15, 2)).astype("float32")
+    expected = model(images)
+    for path in GRADIENTS:
+        masked = mask_model(model, sites, path)
+        masked.write(ones)
+        assert relative_error(masked.model(images), expected) < TOLERANCE
+    rebuilt = rebuild(model, sites, ones > 0, ones, np.zeros(len(sites.found), dtype=bool))
+    assert relative_error(rebuilt(images), expected) < TOLERANCE
+    counted = np.sum(list(count_convolutions(rebuilt).values()), axis=0)
+    np.testing.assert_array_equal(counted, (sites.costs.per_rank * sites.costs.full_ranks).sum(axis=1))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("eta", [round(0.1 * i, 1) for i in range(1, 10)])
+def test_costs_counted_in_the_reloaded_network_equal_the_model_and_respect_the_budget(scheme, eta, tmp_path):
+    model = small_cnn()
+    sites = find_sites(model, scheme)
+    costs = sites.costs
+    limits = np.maximum(np.floor(costs.totals() * eta), costs.used(costs.smallest()))
+    masks = np.random.default_rng(int(10 * eta)).random(sites.layout.size)
+    masks *= np.min(limits / (sites.layout.spread(costs.per_rank) @ masks)).clip(max=1)
+    rounded = round_masks(masks, costs.never_saves(), sites.sigmas, costs, limits, np.random.default_rng(0))
+    rebuild(model, sites, rounded.kept, rounded.scale, rounded.allocation.whole).save(tmp_path / "model.keras")
+    reloaded = keras.models.load_model(tmp_path / "model.keras")
+    counted = np.sum(list(count_convolutions(reloaded).values()), axis=0)
+    np.testing.assert_array_equal(counted, costs.used(rounded.allocation))
+    assert (counted <= limits).all()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_nested_and_shared_layers_stay_nested_and_shared(scheme):
+    model = small_cnn()
+    sites = find_sites(model, scheme)
+    assert [site.name for site in sites.found] == ["conv1", "shared", "block/conv"]
+    ones = np.ones(sites.layout.size)
+    images = np.random.default_rng(0).normal(size=(3, 10, 10, 2)).astype("float32")
+    before = [weight.copy() for weight in model.get_weights()]
+    rebuilt = rebuild(model, sites, ones > 0, ones, np.zeros(3, dtype=bool))
+    assert relative_error(rebuilt(images), model(images)) < TOLERANCE
+    assert rebuilt.count_params() == sum(
+        (site.per_rank[1] * site.decomposition.full_rank) + site.layer.filters for site in sites.found
+    ) + model.get_layer("logits").count_params()  # fmt: skip
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert model.get_layer("conv1").output is not None
+
+
+def test_whole_sites_keep_their_layer():
+    model = small_cnn()
+    sites = find_sites(model, "spatial")
+    ones = np.ones(sites.layout.size)
+    rebuilt = rebuild(model, sites, ones > 0, ones, np.array([True, False, False]))
+    assert {"conv1", "shared_g", "shared_h"} <= {layer.name for layer in rebuilt.layers}
+
+
+def test_batch_normalisation_frozen_layers_and_operations_survive():
+    keras.utils.set_random_seed(1)
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, padding="same", trainable=False, name="frozen")(images)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.ops.relu(x) + keras.layers.Conv2D(6, 1, name="skip")(images)
+    model = keras.Model(images, keras.layers.Softmax()(keras.layers.GlobalMaxPooling2D()(x)))
+    model.layers[2].set_weights([np.random.default_rng(i).random(6) + 0.5 for i in range(4)])
+    sites = find_sites(model, "channel")
+    ones = np.ones(sites.layout.size)
+    rebuilt = rebuild(model, sites, ones > 0, ones, np.zeros(2, dtype=bool))
+    data = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    assert relative_error(rebuilt(data), model(data)) < TOLERANCE
+    assert not rebuilt.get_layer("frozen_g").trainable
+    assert not rebuilt.get_layer("frozen_h").trainable
+
+
+def test_every_layer_left_alone_has_its_reason():
+    images = keras.Input((8, 8, 4))
+    x = keras.layers.Conv2D(4, 3, groups=2, name="grouped")(images)
+    x = keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = keras.layers.Conv2D(4, 1, name="whitening")(x)
+    x = keras.layers.Conv2D(4, 1, name="site")(x)
+    model = keras.Model(images, keras.layers.Dense(2, name="dense")(keras.layers.Flatten()(x)))
+    sites = find_sites(model, "spatial", ["white*"])
+    reasons = {layer.name: layer.reason for layer in sites.skipped}
+    assert [site.name for site in sites.found] == ["site"]
+    assert set(reasons) == {"grouped", "depthwise", "whitening", "dense"}
+    assert "2 groups" in reasons["grouped"]
+    assert "white*" in reasons["whitening"]
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def lambda_model():
+    return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3), keras.layers.Lambda(lambda x: x)])
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: "model.keras", "expected a keras.Model"),
+        (Subclassed, "functional API"),
+        (lambda_model, "Lambda"),
+        (lambda: keras.Sequential([keras.layers.Conv2D(2, 3)]), "not built"),
+        (lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), "no layer left"),
+    ],
+)
+def test_models_that_cannot_be_decomposed(make, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        find_sites(make(), "spatial")
+
+
+def test_exclude_patterns():
+    model = small_cnn()
+    with pytest.raises(ConfigError, match="matches no layer.*conv1, shared"):
+        find_sites(model, "spatial", ["conv9"])
+    with pytest.raises(ModelError, match="no layer left"):
+        find_sites(model, "spatial", ["*"])
+    with pytest.raises(ConfigError, match="sequence"):
+        find_sites(model, "spatial", "conv1")
