@@ -1,0 +1,23 @@
+"""COBLA: low-rank compression of trained Keras CNNs under hard MAC and parameter budgets."""
+
+from typing import Any
+
+_PUBLIC = {
+    "compress": "cobla_tf.pipeline",
+    "Result": "cobla_tf.pipeline",
+    "Config": "cobla_tf.config",
+    "SolveConfig": "cobla_tf.config",
+    "FineTuneConfig": "cobla_tf.config",
+    "CoblaError": "cobla_tf.errors",
+}
+
+__all__ = ["CoblaError", "Config", "FineTuneConfig", "Result", "SolveConfig", "compress"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that --help does not wait for TensorFlow."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -61,14 +61,15 @@ def export_model(model: "keras.Model", folder: Path, formats: Sequence[str] = EX
     if unknown:
         raise ConfigError(f"exports must be among {EXPORTS}, got {unknown}.")
     check_writable(folder)
+    plain = _without_training_state(model)
     files: dict[str, Path] = {}
     failures: dict[str, str] = {}
     for name in (name for name in EXPORTS if name in formats):
         try:
-            files[name] = replace_with(folder / FILE_NAMES[name], lambda path, write=_WRITERS[name]: write(model, path))
+            files[name] = replace_with(folder / FILE_NAMES[name], lambda path, write=_WRITERS[name]: write(plain, path))
         except Exception as error:  # converters raise nearly anything, and no format may cost the others
-            failures[name] = f"The {name} export failed: {_one_line(error)}"
-            logging.warning("%s", failures[name])
+            failures[name] = _one_line(error)
+            logging.error("export %s failed: %s", name, failures[name])
     return Exports(files, failures)
 
 
@@ -93,7 +94,7 @@ def replace_with(target: Path, write: Callable[[Path], None]) -> Path:
 
 
 def _write_keras(model: "keras.Model", path: Path) -> None:
-    _without_training_state(model).save(path)
+    model.save(path)
 
 
 def _write_saved_model(model: "keras.Model", path: Path) -> None:
@@ -117,9 +118,7 @@ def _without_training_state(model: "keras.Model") -> "keras.Model":
         copy = type(model).from_config(model.get_config())
         copy.set_weights(model.get_weights())
     except (TypeError, ValueError, NotImplementedError) as error:
-        logging.warning(
-            "The .keras file keeps loss and optimiser, as the model's config does not rebuild it: %s", error
-        )
+        logging.warning("exports keep loss and optimiser, as the model's config does not rebuild it: %s", error)
         return model
     return copy
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.errors import DataError, ModelError
+from cobla_tf.errors import ConfigError, DataError, ModelError
 from cobla_tf.examples import Sample
 
 Array = np.ndarray
@@ -52,6 +52,7 @@ def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss:
 
     Raises:
         ModelError: several inputs or outputs, or outputs that the default loss does not fit.
+        ConfigError: Keras knows no such loss.
         DataError: images of the wrong shape, labels outside the outputs, or a loss that is not finite.
     """
     check_images(model, probe)
@@ -99,7 +100,12 @@ def _label_kind(labels: Array, outputs: Array) -> str:
 
 
 def _given(loss: Any, kind: str) -> Loss:
-    function = keras.losses.get(loss)
+    try:
+        function = keras.losses.get(loss)
+    except ValueError as error:
+        raise ConfigError(
+            f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss."
+        ) from error
     name = getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__)
     comparable = kind if "crossentropy" in name or kind == "sparse" else "other"
     return Loss(function, comparable, f"{name}, as given")

@@ -73,7 +73,7 @@ def run(argv: list[str] | None = None) -> None:
     try:
         app.run(main, argv=_complete(sys.argv if argv is None else argv))
     except CoblaError as error:
-        _fail(error)
+        sys.exit(_fail(error))
 
 
 def main(argv: list[str]) -> int:
@@ -148,7 +148,7 @@ def _compress(config: Config) -> "Result":
     from cobla_tf.pipeline import compress
 
     check_writable(config.output_dir)
-    model = load_model(_MODEL.value, _WEIGHTS.value)
+    model = load_model(_MODEL.value, _WEIGHTS.value, will_train=_PRETRAIN.value > 0)
     data = load_dataset(
         _DATASET.value,
         data_dir=_DATA_DIR.value,

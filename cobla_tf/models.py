@@ -90,13 +90,14 @@ INPUT_PREPROCESSING: dict[str, str] = {
 """What the published weights of each zoo model were trained on, in the names of cobla_tf.preprocessing."""
 
 
-def load_model(model: str, weights: str | None = None) -> "keras.Model":
+def load_model(model: str, weights: str | None = None, *, will_train: bool = False) -> "keras.Model":
     """The model of a zoo name or of a file.
 
     Args:
         model: a name in ZOO, or the path of a .keras, .h5 or .hdf5 file with a whole model.
         weights: a .weights.h5, .h5 or .keras file to load into it; None leaves it as it is, a zoo model then has random
             weights and a warning says so.
+        will_train: random weights are what is wanted; no warning.
 
     Raises:
         ModelError: an unknown name, a file that is missing or not a model, custom objects, weights that do not fit.
@@ -104,7 +105,7 @@ def load_model(model: str, weights: str | None = None) -> "keras.Model":
     loaded = ZOO[model]() if model in ZOO else _read_model(model)
     if weights is not None:
         _read_weights(loaded, model, weights)
-    elif model in ZOO:
+    elif model in ZOO and not will_train:
         logging.warning("%s has random weights: train it, or give a file of trained ones with --weights.", model)
     return loaded
 

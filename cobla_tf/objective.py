@@ -25,14 +25,15 @@ class Objective:
         masked: from surgery.mask_model.
         loss: from losses.resolve_loss.
         batch_size: images a step.
+        probe: a few examples, for the form of a batch: one trace serves all batch sizes.
     """
 
-    def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int) -> None:
+    def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample) -> None:
         """Trace nothing yet: the first batch does."""
         self._masked = masked
         self._batch_size = batch_size
         self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
-        self._loss_step, self._gradient_step = _steps(masked, loss, self._sums)
+        self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, _signature(masked.model, probe))
 
     def value(self, masks: Array, sample: Sample) -> float:
         """E(m) on a sample, for masks float64 [n]."""
@@ -57,11 +58,18 @@ class Objective:
         return total / sample.size
 
 
-def _steps(masked: MaskedModel, loss: Loss, sums: list[tf.Variable]) -> tuple[Callable, Callable]:
+def _signature(model: keras.Model, probe: Sample) -> list[tf.TensorSpec]:
+    images, labels = next(tensors(model, probe, 1))
+    return [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in (images, labels)]
+
+
+def _steps(
+    masked: MaskedModel, loss: Loss, sums: list[tf.Variable], signature: list[tf.TensorSpec]
+) -> tuple[Callable, Callable]:
     def total(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return loss.total(labels, masked.model(images, training=False))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=signature)
     def gradient_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masked.variables)
@@ -71,7 +79,7 @@ def _steps(masked: MaskedModel, loss: Loss, sums: list[tf.Variable]) -> tuple[Ca
             store.assign_add(gradient)
         return value
 
-    return tf.function(total, reduce_retracing=True), gradient_step
+    return tf.function(total, input_signature=signature), gradient_step
 
 
 def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
@@ -83,7 +91,7 @@ def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
 def evaluate(model: keras.Model, examples: Examples, loss: Loss, batch_size: int) -> Evaluation:
     """Mean loss, and accuracy where labels are classes, over all examples."""
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=_signature(model, examples.probe()))
     def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         outputs = model(images, training=False)
         hits = loss.hits(labels, outputs) if loss.labels != "other" else tf.constant(0)

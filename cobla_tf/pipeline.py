@@ -108,7 +108,7 @@ class _Run:
         qp_solver = resolve_solver(config.solve.qp_solver)
         self._evaluate("original", lambda: evaluate(model, held_out, chosen, config.batch_size))
         masked = mask_model(model, sites, config.solve.gradient)
-        objective = Objective(masked, chosen, config.batch_size)
+        objective = Objective(masked, chosen, config.batch_size, probe)
         solver = Solver(
             objective, train_set, sites.sigmas, sites.costs, limits, config.solve, qp_solver, rng, _log_iteration
         )
@@ -207,8 +207,6 @@ class _Run:
             return report
         with self._clock("export"):
             exports = export_model(model, self.config.output_dir, self.config.exports)
-        for name, reason in exports.failures.items():
-            logging.error("export %s failed: %s", name, reason)
         files = {name: str(path) for name, path in exports.files.items()}
         report = dataclasses.replace(report, files=files, failures=exports.failures)
         written = write_report(report, self.config.output_dir)

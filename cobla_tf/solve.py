@@ -116,10 +116,13 @@ class Solver:
         if not len(free):
             return base, SQPResult(base[free], float("nan"), "nothing left to decide", 0, 0)
         constraints = self._constraints(base, whole, free, band)
-        result = self._minimise(phase, base, free, constraints, self.config.iterations)
-        masks = base.copy()
-        masks[free] = result.x
-        return masks, result
+
+        def used(x: Array) -> Array:
+            sums = self.layout.sums(_with(base, free, x))
+            return np.where(whole, self.costs.original, self.costs.per_rank * sums).sum(axis=1)
+
+        result = self._minimise(phase, base, free, constraints, self.config.iterations, used)
+        return _with(base, free, result.x), result
 
     def _constraints(self, base: Array, whole: Array, free: Array, band: Band) -> Constraints:
         """Budget rows as shares of the original cost, less what whole sites and fixed masks take."""
@@ -132,19 +135,20 @@ class Solver:
         limits = self.limits / scale[:, 0] - taken - rows[:, fixed] @ base[fixed]
         return Constraints(rows[binding][:, free], limits[binding], band.lower[free], band.upper[free])
 
-    def _minimise(self, phase: str, base: Array, free: Array, constraints: Constraints, iterations: int) -> SQPResult:
+    def _minimise(
+        self, phase: str, base: Array, free: Array, constraints: Constraints, iterations: int,
+        used: Callable[[Array], Array],
+    ) -> SQPResult:  # fmt: skip
         oracle = SampledLoss(self.objective, self.examples, self.count, self.config.renew_every, self.rng, base, free)
         settings = SQPSettings(iterations=iterations, memory=self.config.memory)
 
         def record(step: Iteration) -> None:
-            self._record(phase, step, oracle.expand(step.x))
+            self._record(phase, step, used(step.x))
 
         loop = SQP(oracle, constraints, settings, lambda program: solve_qp(program, self.qp_solver), record)
         return loop.minimise(base[free])
 
-    def _record(self, phase: str, step: Iteration, masks: Array) -> None:
-        whole = self.layout.sums(masks) >= self.costs.full_ranks - 1e-9
-        used = np.where(whole, self.costs.original, self.costs.per_rank * self.layout.sums(masks)).sum(axis=1)
+    def _record(self, phase: str, step: Iteration, used: Array) -> None:
         shares = {
             name: float(share)
             for name, share in zip(self.costs.resources, used / self.limits, strict=True)
@@ -188,7 +192,13 @@ class Solver:
         constraints = Constraints(
             np.zeros((0, len(free))), np.zeros(0), np.zeros(len(free)), np.full(len(free), LARGEST_SCALE)
         )
-        result = self._minimise("re-scale", rounded.scale, free, constraints, self.config.refine_iterations)
-        scale = rounded.scale.copy()
-        scale[free] = result.x
-        return replace(rounded, scale=scale), result.status
+        cost = self.costs.used(rounded.allocation)
+        iterations = self.config.refine_iterations
+        result = self._minimise("re-scale", rounded.scale, free, constraints, iterations, lambda _: cost)
+        return replace(rounded, scale=_with(rounded.scale, free, result.x)), result.status
+
+
+def _with(vector: Array, places: Array, values: Array) -> Array:
+    changed = vector.copy()
+    changed[places] = values
+    return changed

@@ -69,7 +69,7 @@ def test_the_band_holds_the_heuristics_and_frees_something():
     sigmas, limits = spectra(costs), limits_of(costs, 0.4)
     band = heuristic_band(sigmas, costs, limits)
     assert (band.lower <= band.upper).all()
-    assert 0 < np.sum(band.lower < band.upper)
+    assert np.sum(band.lower < band.upper) > 0
     layout = Layout(costs.full_ranks)
     for select in METHODS.values():
         masks = layout.leading(select(sigmas, costs, limits).ranks)

@@ -46,7 +46,10 @@ def test_residual_rises_when_the_optimum_is_disturbed(name):
     inside = np.flatnonzero(solution.bound_multipliers == 0)
     assert _residual(program, solution, z=solution.bound_multipliers + 1e-3 * unit).dual > 1e-4
     assert _residual(program, solution, y=solution.row_multipliers * 0.99).dual > KKT_TOLERANCE
-    assert _residual(program, solution, y=-solution.row_multipliers).dual > KKT_TOLERANCE
+    negative = -solution.row_multipliers
+    # Stationary, but with rows that push the wrong way.
+    pushed = _residual(program, solution, y=negative, z=bound_multipliers(program, solution.step, negative))
+    assert pushed.dual > KKT_TOLERANCE
     assert _residual(program, solution, step=program.upper).primal > 1e-2
     assert _residual(program, solution, step=solution.step + 2).primal > 0.1
     borne = np.flatnonzero(solution.bound_multipliers)

@@ -38,6 +38,10 @@ class CompactBFGS:
         self._steps.clear()
         self._changes.clear()
 
+    def stiffen(self, factor: float) -> None:
+        """Multiply D: the curvature outside the span of the pairs was underestimated."""
+        self.diagonal = self.diagonal * factor
+
     def update(self, step: Array, change: Array) -> None:
         """Take in a step s and the change y of the gradient along it, both on the same sample."""
         if not step.any():

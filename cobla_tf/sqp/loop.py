@@ -124,6 +124,7 @@ class SQP:
     on_iteration: Callable[[Iteration], None]
     gradients: int = 0
     values: int = 0
+    not_finite: int = 0
     recent: list[float] = field(default_factory=list)
     best: tuple[Array, float] | None = None
 
@@ -183,15 +184,12 @@ class SQP:
         start, before = self.x, self.gradient
         target = self._clip(start + step)
         loss, gradient = self._gradient(target)
-        usable = math.isfinite(loss) and np.isfinite(gradient).all()
         if forced:
-            if not usable:
+            if math.isnan(loss):
                 raise SolverError(f"the loss at the first feasible masks is {loss}; expected a finite number.")
             self._move(target, loss, gradient)
             self._forget()
             return 1.0
-        if not usable:
-            loss = math.nan
         length, _ = search(
             lambda t: self._value(self._clip(start + t * step)), loss, self.recent, slope, self.settings.line_search
         )
@@ -200,9 +198,11 @@ class SQP:
         if length < 1.0:
             target = self._clip(start + length * step)
             loss, gradient = self._gradient(target)
-            if not (math.isfinite(loss) and np.isfinite(gradient).all()):
+            if math.isnan(loss):
                 return 0.0
         self._move(target, loss, gradient)
+        if length < 1.0:
+            self.bfgs.stiffen(1 / length)
         self.bfgs.update(self.x - start, self.gradient - before)
         return length
 
@@ -228,11 +228,16 @@ class SQP:
 
     def _gradient(self, x: Array) -> tuple[float, Array]:
         self.gradients += 1
-        return self.oracle.gradient(x)
+        loss, gradient = self.oracle.gradient(x)
+        finite = math.isfinite(loss) and bool(np.isfinite(gradient).all())
+        self.not_finite += not finite
+        return (loss if finite else math.nan), gradient
 
     def _value(self, x: Array) -> float:
         self.values += 1
-        return self.oracle.value(x)
+        loss = self.oracle.value(x)
+        self.not_finite += not math.isfinite(loss)
+        return loss
 
     def _move(self, x: Array, loss: float, gradient: Array) -> None:
         self.x, self.loss, self.gradient = x, loss, gradient
@@ -247,4 +252,6 @@ class SQP:
 
     def _result(self, status: str) -> SQPResult:
         x, loss = self.best or (self.x, self.loss)
+        if self.not_finite:
+            status += f"; the loss or its gradient was not finite at {self.not_finite} trial points, which were left"
         return SQPResult(x, loss, status, self.gradients, self.values)

@@ -1,0 +1,142 @@
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import images_and_labels, small_cnn
+
+import cobla_tf
+from cobla_tf.config import SCHEMES, Config, FineTuneConfig, SolveConfig
+from cobla_tf.errors import BudgetError, CoblaError, ConfigError, DataError, ModelError, OutputError, SolverError
+from cobla_tf.surgery import count_convolutions
+
+QUICK = Config(solve=SolveConfig(iterations=4, draws=3, refine_iterations=2), batch_size=32)
+
+
+def trained(seed=0):
+    model = small_cnn(seed)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*images_and_labels(200), epochs=3, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("budgets", [{"macs": 0.5, "params": 0.5}, {"macs": 0.4}, {"params": 700}])
+def test_the_compressed_network_is_plain_and_within_its_budgets(model, scheme, budgets):
+    result = cobla_tf.compress(model, images_and_labels(200), **budgets, scheme=scheme, config=QUICK)
+    counted = dict(
+        zip(("macs", "params"), np.sum(list(count_convolutions(result.model).values()), axis=0), strict=True)
+    )
+    for budget in result.report.budgets:
+        assert budget.reached == counted[budget.resource]
+        assert budget.limit is None or budget.reached <= budget.limit
+        assert (budget.limit is None) == (budget.resource not in budgets)
+    for layer in result.model.layers:
+        assert type(layer).__module__.startswith("keras.")
+    assert {"original", "heuristic start", "relaxed", "compressed"} == set(result.report.evaluations)
+    assert [(layer.name, layer.reason) for layer in result.report.skipped] == [("logits", "not a Conv2D")]
+
+
+def test_one_seed_fixes_the_result(model):
+    results = [cobla_tf.compress(model, images_and_labels(200), macs=0.5, config=QUICK) for _ in range(2)]
+    ranks = [[site.rank for site in result.report.sites] for result in results]
+    assert ranks[0] == ranks[1]
+    for one, other in zip(results[0].model.get_weights(), results[1].model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_original_is_not_changed_and_a_budget_of_one_gives_it_back(model):
+    before = [weight.copy() for weight in model.get_weights()]
+    result = cobla_tf.compress(model, images_and_labels(100), macs=1.0, params=1.0, config=QUICK)
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    evaluations = result.report.evaluations
+    assert evaluations["compressed"].loss <= evaluations["original"].loss + 0.05
+
+
+def test_paths_of_the_gradient_and_starts_agree_on_the_budget(model):
+    for solve in (SolveConfig(gradient="factored"), SolveConfig(start="ones"), SolveConfig(start="cptv", band=False)):
+        quick = Config(solve=SolveConfig(**{**vars(solve), "iterations": 3, "refine_iterations": 0}))
+        result = cobla_tf.compress(model, images_and_labels(100), macs=0.5, params=0.5, config=quick)
+        for budget in result.report.budgets:
+            assert budget.reached <= budget.limit
+
+
+def test_files_fine_tuning_and_a_tf_dataset(model, tmp_path):
+    dataset = tf.data.Dataset.from_tensor_slices(images_and_labels(200)).batch(50)
+    config = Config(solve=QUICK.solve, fine_tune=FineTuneConfig(epochs=2), output_dir=tmp_path / "out")
+    result = cobla_tf.compress(
+        model, dataset, macs=0.5, validation=images_and_labels(60, seed=1), exclude=["block/*"], config=config
+    )
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["evaluations"]["fine-tuned"]["examples"] == 60
+    assert len(report["fine_tuning"]) == 2
+    assert {"name": "block/conv", "kind": "Conv2D", "reason": "excluded by 'block/*'"} in report["skipped"]
+    assert not result.report.failures
+    for path in result.report.files.values():
+        assert (tmp_path / "out") in Path(path).parents
+    images = images_and_labels(5)[0]
+    reloaded = keras.models.load_model(tmp_path / "out" / "compressed.keras")
+    np.testing.assert_allclose(reloaded(images), result.model(images), rtol=1e-5, atol=1e-6)
+
+
+def bad_output(tmp_path):
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "out"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"macs": 0}, BudgetError, "must be a fraction"),
+        ({"macs": float("nan")}, BudgetError, "must be a fraction"),
+        ({"macs": 1e-9}, BudgetError, "smallest reachable"),
+        ({}, BudgetError, "at least one"),
+        ({"macs": 0.5, "exclude": ["nothing*"]}, ConfigError, "matches no layer"),
+        ({"macs": 0.5, "exclude": ["*"]}, ModelError, "no layer left"),
+        ({"macs": 0.5, "scheme": "diagonal"}, ConfigError, "scheme must be"),
+        ({"macs": 0.5, "dataset": (np.zeros((0, 10, 10, 2)), np.zeros(0))}, DataError, "empty"),
+        ({"macs": 0.5, "dataset": images_and_labels(9, (8, 8, 2))}, DataError, "shape"),
+        ({"macs": 0.5, "dataset": images_and_labels(90, classes=7)}, DataError, r"labels in 0\.\.2"),
+        ({"macs": 0.5, "validation": images_and_labels(90, classes=7)}, DataError, r"labels in 0\.\.2"),
+        ({"macs": 0.5, "loss": "no_such_loss"}, ConfigError, "no_such_loss"),
+    ],
+)
+def test_bad_input_gets_one_sentence(model, options, error, sentence):
+    options = {"dataset": images_and_labels(40), **options}
+    with pytest.raises(error, match=sentence) as caught:
+        cobla_tf.compress(model, options.pop("dataset"), config=QUICK, **options)
+    assert isinstance(caught.value, CoblaError)
+
+
+def test_an_unwritable_folder_is_found_out_before_the_work(tmp_path):
+    config = Config(output_dir=bad_output(tmp_path))
+    with pytest.raises(OutputError):
+        cobla_tf.compress("not even a model", None, macs=0.5, config=config)
+
+
+def test_mosek_without_a_licence_is_one_sentence(model):
+    from cobla_tf.qp.mosek_solver import licence_answers
+
+    if licence_answers():
+        pytest.skip("a MOSEK licence answers here")
+    with pytest.raises(SolverError, match="license/request"):
+        config = Config(solve=SolveConfig(qp_solver="mosek"))
+        cobla_tf.compress(model, images_and_labels(40), macs=0.5, config=config)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"sample_fraction": 0}, {"sample_fraction": 1.5}, {"iterations": 0}, {"gradient": "x"}, {"start": "x"},
+     {"qp_solver": "x"}, {"draws": 0}, {"memory": 0}, {"renew_every": -1}, {"refine_iterations": -1}],
+)  # fmt: skip
+def test_bad_options(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        SolveConfig(**bad)

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cobla_tf import examples
+from cobla_tf.errors import DataError
+from cobla_tf.examples import Sample, Stream, as_examples
+
+
+def numbered(count=10):
+    return np.arange(count, dtype="float32")[:, None, None, None], np.arange(count)
+
+
+def test_arrays_and_batches_give_the_same_examples():
+    images, labels = numbered()
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+    for given in ((images, labels), dataset):
+        sample = as_examples(given)
+        np.testing.assert_array_equal(sample.images, images)
+        np.testing.assert_array_equal(sample.labels, labels)
+    assert [len(x) for x, _ in sample.batches(4)] == [4, 4, 2]
+
+
+def test_a_drawn_sample_has_no_repetition_and_keeps_pairs_together():
+    drawn = Sample(*numbered(100)).draw(30, np.random.default_rng(0))
+    assert len(set(drawn.labels)) == 30
+    np.testing.assert_array_equal(drawn.images[:, 0, 0, 0], drawn.labels)
+
+
+def test_a_split_shares_nothing_and_loses_nothing():
+    rest, held = Sample(*numbered(50)).split(0.1, np.random.default_rng(0))
+    assert held.size == 5
+    assert set(rest.labels) | set(held.labels) == set(range(50))
+    assert rest.size == 45
+
+
+def test_a_set_above_the_memory_limit_is_streamed(monkeypatch):
+    monkeypatch.setattr(examples, "IN_MEMORY_LIMIT", 20)
+    stream = as_examples(tf.data.Dataset.from_tensor_slices(numbered(20)).batch(3))
+    assert isinstance(stream, Stream)
+    assert stream.size == 20
+    rng = np.random.default_rng(0)
+    first, second = stream.draw(8, rng), stream.draw(8, rng)
+    assert not set(first.labels) & set(second.labels)
+    assert sum(len(x) for x, _ in stream.batches(3)) == 20
+    assert stream.probe().size == 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sentence"),
+    [
+        ((np.zeros((0, 4, 4, 1)), np.zeros(0)), "is empty"),
+        ((np.zeros((3, 4, 4, 1)), np.zeros(2)), "as many labels"),
+        (np.zeros((3, 4, 4, 1)), "pair of arrays"),
+        (tf.data.Dataset.from_tensor_slices(np.zeros((3, 4))).batch(2), "batches of"),
+        (tf.data.Dataset.from_tensor_slices(numbered()).batch(2).repeat(), "without end"),
+        (tf.data.Dataset.from_tensor_slices(numbered()), "batch it"),
+        (tf.data.Dataset.from_tensor_slices(numbered()).batch(2).take(0), "is empty"),
+    ],
+)
+def test_bad_datasets(dataset, sentence):
+    with pytest.raises(DataError, match=sentence):
+        as_examples(dataset)

@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+from networks import images_and_labels, small_cnn
+
+from cobla_tf.errors import DataError, ModelError
+from cobla_tf.examples import Sample
+from cobla_tf.losses import resolve_loss
+
+
+def head(activation, units=3):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((10, 10, 2)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D(),
+         keras.layers.Dense(units, activation=activation)]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("activation", "said"), [(None, "on logits"), ("softmax", "on probabilities")])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_logits_and_probabilities_are_told_apart(activation, said, one_hot):
+    images, labels = images_and_labels(16)
+    sample = Sample(images, np.eye(3)[labels] if one_hot else labels)
+    model = head(activation)
+    loss = resolve_loss(None, model, sample)
+    assert said in loss.description
+    outputs = model(images)
+    probabilities = outputs if activation else keras.ops.softmax(outputs)
+    expected = -np.mean(np.log(np.asarray(probabilities)[np.arange(16), labels]))
+    assert float(loss.total(sample.labels, outputs)) / 16 == pytest.approx(expected, rel=1e-5)
+    assert int(loss.hits(sample.labels, outputs)) == np.sum(np.argmax(outputs, axis=1) == labels)
+
+
+@pytest.mark.parametrize("given", ["mse", keras.losses.MeanSquaredError(), keras.losses.MeanSquaredError("sum")])
+def test_any_keras_loss_is_summed_over_the_batch(given):
+    images, _ = images_and_labels(8)
+    targets = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    model = head(None)
+    loss = resolve_loss(given, model, Sample(images, targets))
+    expected = np.mean((np.asarray(model(images)) - targets) ** 2, axis=1).sum()
+    assert loss.labels == "other"
+    assert float(loss.total(targets, model(images))) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "labels", "error", "sentence"),
+    [
+        (head(None), [0, 1, 3], DataError, r"labels in 0\.\.2.*got 0\.\.3"),
+        (head(None), [0, -1, 2], DataError, r"got -1\.\.2"),
+        (head("sigmoid"), [0, 1, 2], ModelError, "sigmoid"),
+        (head(None, units=1), [0, 1, 1], ModelError, "binary_crossentropy"),
+        (head(None), [[0.1, 0.5, 3.0]] * 3, ModelError, "pass loss="),
+    ],
+)
+def test_outputs_and_labels_that_do_not_fit(model, labels, error, sentence):
+    with pytest.raises(error, match=sentence):
+        resolve_loss(None, model, Sample(images_and_labels(3)[0], np.array(labels)))
+
+
+def test_images_of_the_wrong_shape():
+    with pytest.raises(DataError, match=r"shape \(10, 10, 2\).*got \(9, 9, 2\)"):
+        resolve_loss(None, small_cnn(), Sample(*images_and_labels(3, (9, 9, 2))))
+
+
+def test_a_loss_that_is_not_finite_at_the_start():
+    images, labels = images_and_labels(3)
+    images[0] = np.nan
+    with pytest.raises(DataError, match="loss of the original network is nan"):
+        resolve_loss(None, small_cnn(), Sample(images, labels))

@@ -1,0 +1,89 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import small_cnn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*flags, cwd):
+    command = [sys.executable, "-m", "cobla_tf.main", *flags]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    small_cnn().save(path)
+    return str(path)
+
+
+def test_the_default_run_with_flags_that_override_its_flagfile(tmp_path):
+    flags = ("--macs=0.4", "--params=none", "--iterations=3", "--epochs=1", "--pretrain_epochs=2", "--seed=3")
+    done = run(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "cobla_out" / "report.json").read_text())
+    macs, params = report["budgets"]
+    assert macs["reached"] <= macs["limit"] <= 0.4 * macs["original"]
+    assert params["limit"] is None
+    assert report["seed"] == 3
+    assert report["evaluations"]["fine-tuned"]["examples"] == 500
+    for site in report["sites"]:
+        assert site["name"] in done.stdout
+    for path in report["files"].values():
+        assert (tmp_path / path).exists()
+
+
+def test_a_flagfile_in_the_current_folder_comes_first(tmp_path):
+    (tmp_path / "vgg16.flags").write_text("--model=nothing.keras\n--dataset=digits\n--macs=0.5\n")
+    done = run("--flagfile=vgg16.flags", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nothing.keras" in done.stderr
+
+
+def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path):
+    done = run("--help", cwd=tmp_path)
+    assert "--macs" in done.stdout
+    assert "Budget on the multiply-accumulates" in done.stdout
+    command = "import sys, cobla_tf.main; print(any(m in sys.modules for m in ('tensorflow', 'keras', 'numpy')))"
+    assert (
+        subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout == "False\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--macs=0"], "macs budget must be"),
+        (["--macs=half"], "--macs must be a number"),
+        (["--macs=0.0001"], "smallest reachable"),
+        (["--exclude=nothing*"], "matches no layer"),
+        (["--flagfile=nowhere.flags"], "nowhere.flags"),
+        (["--model=missing.keras", "--dataset=digits"], "missing.keras"),
+        (["--model=digits_cnn"], "--dataset"),
+        (["--optimizer=adamm"], "adamm"),
+        (["--exports=onnx"], "onnx"),
+        (["--dataset=cifar10", "--data_dir=."], "not prepared|prepare"),
+        (["--output_dir=/dev/null/out"], "/dev/null/out"),
+        (["stray"], "stray"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(flags, sentence, tmp_path):
+    done = run("--pretrain_epochs=0", *flags, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    error = [line for line in done.stderr.splitlines() if line.startswith("cobla_tf: error: ")]
+    assert len(error) == 1
+    assert re.search(sentence, error[0])
+
+
+def test_labels_and_images_that_do_not_fit_the_model(model_file, tmp_path):
+    done = run(f"--model={model_file}", "--dataset=digits", "--macs=0.5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "digits" in done.stderr
+    assert not np.any([path.suffix == ".keras" for path in tmp_path.rglob("*")])
