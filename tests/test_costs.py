@@ -56,7 +56,7 @@ def test_saturation_rank_is_the_first_at_which_nothing_is_saved(scheme):
 
 def test_fractions_are_floored_and_numbers_above_one_are_absolute():
     costs = table_of((8, 3, 16, 24))
-    macs, params = costs.totals()
+    macs, _ = costs.totals()
     np.testing.assert_array_equal(
         resolve_limits(costs, {"macs": 0.3, "params": 900.7}), [math.floor(0.3 * int(macs)), 900]
     )

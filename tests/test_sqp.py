@@ -16,11 +16,10 @@ def dense(form):
 def reference_bfgs(diagonal, pairs):
     """Damped BFGS on a dense matrix, from the textbook's update."""
     B = np.diag(diagonal)
-    for s, y in pairs:
-        model, curvature = s @ B @ s, s @ y
-        if curvature < 0.2 * model:
-            t = 0.8 * model / (model - curvature)
-            y = t * y + (1 - t) * B @ s
+    for s, change in pairs:
+        model, curvature = s @ B @ s, s @ change
+        t = min(1.0, 0.8 * model / (model - curvature)) if curvature < 0.2 * model else 1.0
+        y = t * change + (1 - t) * B @ s
         B = B - np.outer(B @ s, B @ s) / model + np.outer(y, y) / (s @ y)
     return B
 

@@ -134,7 +134,7 @@ def test_models_that_cannot_be_decomposed(make, sentence):
 
 def test_exclude_patterns():
     model = small_cnn()
-    with pytest.raises(ConfigError, match="matches no layer.*conv1, shared"):
+    with pytest.raises(ConfigError, match=r"matches no layer.*conv1, shared"):
         find_sites(model, "spatial", ["conv9"])
     with pytest.raises(ModelError, match="no layer left"):
         find_sites(model, "spatial", ["*"])
