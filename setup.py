@@ -27,7 +27,7 @@ setup(
         "scipy>=1.15",
         "tabulate>=0.9",
         "tensorflow>=2.21",
-        "tensorflow-datasets>=4.9.9",
+        "tensorflow-datasets>=4.9.10",
     ],
-    extras_require={"dev": ["pytest>=8.3", "ruff>=0.12"]},
+    extras_require={"dev": ["pytest>=8.3", "ruff>=0.13"]},
 )

@@ -32,13 +32,20 @@ def open_band(layout: Layout) -> Band:
     return Band(np.zeros(layout.size), np.ones(layout.size))
 
 
-def heuristic_band(sigmas: list[Array], costs: CostTable, limits: Array) -> Band:
-    """Fix what CPTV and POS-CVX agree on (design of the authors' program, beyond the paper's text)."""
+def heuristic_band(sigmas: list[Array], costs: CostTable, limits: Array, start: Array) -> Band:
+    """Fix what CPTV and POS-CVX agree on (the authors' program, beyond the paper's text).
+
+    Args:
+        sigmas: singular values of every site.
+        costs: of the sites.
+        limits: the budgets, float64 [R].
+        start: feasible masks, float64 [n]; the band is widened to hold them, so that it has a feasible point.
+    """
     layout = Layout(costs.full_ranks)
-    smallest = costs.used(costs.smallest())
+    least = costs.used(costs.cheapest(limits))
     share = limits / costs.totals()
-    stricter = np.maximum(costs.totals() * np.maximum(1 - STRICTER * (1 - share), LEAST), smallest)
+    stricter = np.maximum(costs.totals() * np.maximum(1 - STRICTER * (1 - share), LEAST), least)
     looser = costs.totals() * (1 - LOOSER * (1 - share))
     kept = [layout.leading(select(sigmas, costs, stricter).ranks) for select in METHODS.values()]
     reached = [layout.leading(select(sigmas, costs, looser).ranks) for select in METHODS.values()]
-    return Band(np.min(kept, axis=0), np.max(reached, axis=0))
+    return Band(np.min([*kept, start], axis=0), np.max([*reached, start], axis=0))

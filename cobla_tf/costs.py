@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -55,19 +56,41 @@ class CostTable:
         """Smallest rank, int64 [S], at which two factors save nothing in any resource."""
         return (-(-self.original // np.maximum(self.per_rank, 1))).max(axis=0)
 
-    def never_saves(self) -> Array:
-        """Sites, bool [S], that even rank one does not make cheaper in any resource."""
-        return self.saturation_ranks() <= 1
+    def cheapest(self, limits: Array) -> Allocation:
+        """The allocation to begin from: rank one, but whole where two factors save nothing.
 
-    def smallest(self) -> Allocation:
-        """The cheapest allocation: rank one wherever that saves anything."""
-        whole = self.never_saves()
+        A strided site's rank one can be dearer than the layer itself in one resource and cheaper in another; it is
+        whole where the dearer one would otherwise break its limit.
+        """
+        whole = self.saturation_ranks() <= 1
+        lean = Allocation(np.where(whole, self.full_ranks, 1), whole)
+        short = self.used(lean) > limits
+        whole = whole | (self.per_rank > self.original)[short].any(axis=0)
         return Allocation(np.where(whole, self.full_ranks, 1), whole)
+
+    def least(self) -> Array:
+        """Lower bound on the use of each resource, int64 [R]: every site in its cheaper form."""
+        return np.minimum(self.original, self.per_rank).sum(axis=1)
+
+    def take(self, resources: Array) -> "CostTable":
+        """The table of some resources, chosen by a bool [R]."""
+        names = tuple(name for name, chosen in zip(self.resources, resources, strict=True) if chosen)
+        return CostTable(names, self.original[resources], self.per_rank[resources], self.full_ranks)
 
     def settle(self, ranks: Array, whole: Array) -> Allocation:
         """Keep saturated sites whole, at their true cost, beside those that are whole already."""
         whole = whole | (ranks >= self.saturation_ranks())
         return Allocation(np.where(whole, self.full_ranks, ranks).astype(np.int64), whole)
+
+    def promote(self, allocation: Allocation, limits: Array, order: Array) -> Allocation:
+        """Keep further sites whole, tried in `order` [S], as long as the limits hold with their true cost."""
+        for i in order:
+            whole = allocation.whole.copy()
+            whole[i] = True
+            trial = Allocation(np.where(whole, self.full_ranks, allocation.ranks), whole)
+            if self.fits(trial, limits):
+                allocation = trial
+        return allocation
 
     def fits(self, allocation: Allocation, limits: Array) -> bool:
         """Whether an allocation is within the limits [R]."""
@@ -117,20 +140,23 @@ def resolve_limits(costs: CostTable, budgets: dict[str, float | None]) -> Array:
     limits = np.array([_limit(name, budgets.get(name), costs.totals()[i]) for i, name in enumerate(costs.resources)])
     if np.isinf(limits).all():
         raise BudgetError(f"expected a budget on at least one of {costs.resources}, got none; give e.g. macs=0.5.")
-    smallest = costs.used(costs.smallest())
-    for name, limit, least, total in zip(costs.resources, limits, smallest, costs.totals(), strict=True):
+    for name, limit, least, total in zip(costs.resources, limits, costs.least(), costs.totals(), strict=True):
         if limit < least:
             raise BudgetError(
                 f"the {name} budget is {limit:,.0f}, but the smallest reachable one is {least:,} "
                 f"({math.ceil(least / total * 1e4) / 1e4:.4f} of the sites' {total:,}); raise {name} to that or more."
             )
+    reached = costs.used(costs.cheapest(limits))
+    if (reached > limits).any():
+        needs = ", ".join(f"{name} {use:,}" for name, use in zip(costs.resources, reached, strict=True))
+        raise BudgetError(f"the budgets cannot be met together; the cheapest network found needs {needs}.")
     return limits
 
 
 def _limit(name: str, budget: float | None, total: int) -> float:
     if budget is None:
         return math.inf
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
+    if isinstance(budget, bool) or not isinstance(budget, Real) or not 0 < budget < math.inf:
         raise BudgetError(
             f"the {name} budget must be a fraction in (0, 1] or an absolute number above 1, got {budget!r}."
         )

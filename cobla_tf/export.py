@@ -1,11 +1,8 @@
 """The compressed model as files that load without cobla_tf."""
 
-import os
-import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +11,7 @@ from absl import logging
 
 from cobla_tf.config import EXPORTS
 from cobla_tf.errors import ConfigError, OutputError
+from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
@@ -98,12 +96,12 @@ def _write_keras(model: "keras.Model", path: Path) -> None:
 
 
 def _write_saved_model(model: "keras.Model", path: Path) -> None:
-    with _quiet():
+    with quiet():
         model.export(str(path), format="tf_saved_model", verbose=False)
 
 
 def _write_litert(model: "keras.Model", path: Path) -> None:
-    with _quiet():
+    with quiet():
         model.export(str(path), format="litert", verbose=False)
 
 
@@ -125,20 +123,3 @@ def _without_training_state(model: "keras.Model") -> "keras.Model":
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' ...')}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Send standard error, where the C++ converters write dozens of lines, to the debug log."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile("w+", errors="replace") as lines:
-        os.dup2(lines.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            lines.seek(0)
-            logging.debug("%s", lines.read())

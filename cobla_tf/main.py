@@ -6,6 +6,8 @@ Without --model and --flagfile it compresses a small network for scikit-learn's 
 import logging as python_logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from absl import app, flags, logging
 from cobla_tf.config import EXPORTS, GRADIENTS, QP_SOLVERS, SCHEMES, STARTS, Config, FineTuneConfig, SolveConfig
 from cobla_tf.errors import CoblaError, ConfigError
 from cobla_tf.flagfiles import OPTIONS, resolve_flagfiles
+from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
@@ -78,7 +81,7 @@ def run(argv: list[str] | None = None) -> None:
 
 def main(argv: list[str]) -> int:
     """Run what the flags say."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     try:
         if argv[1:]:
@@ -142,6 +145,7 @@ def _compress(config: Config) -> "Result":
     if missing:
         raise ConfigError(f"expected --{' and --'.join(missing)}; a flagfile or the command line must give them.")
 
+    logging.info("devices: %s", ", ".join(_devices()))
     from cobla_tf.datasets import load_dataset
     from cobla_tf.export import check_writable
     from cobla_tf.models import load_model
@@ -149,13 +153,14 @@ def _compress(config: Config) -> "Result":
 
     check_writable(config.output_dir)
     model = load_model(_MODEL.value, _WEIGHTS.value, will_train=_PRETRAIN.value > 0)
-    data = load_dataset(
-        _DATASET.value,
-        data_dir=_DATA_DIR.value,
-        image_shape=tuple(model.inputs[0].shape[1:]),
-        preprocessing=_PREPROCESSING.value,
-        seed=config.seed,
-    )
+    with _warnings_only():
+        data = load_dataset(
+            _DATASET.value,
+            data_dir=_DATA_DIR.value,
+            image_shape=tuple(model.inputs[0].shape[1:]),
+            preprocessing=_PREPROCESSING.value,
+            seed=config.seed,
+        )
     logging.info("%s", data.description)
     _pretrain(model, data, config)
     return compress(
@@ -168,6 +173,24 @@ def _compress(config: Config) -> "Result":
         loss=_LOSS.value,
         config=config,
     )
+
+
+def _devices() -> list[str]:
+    with quiet():
+        import tensorflow as tf
+
+        return [device.name for device in tf.config.list_logical_devices()]
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    """tensorflow-datasets tells every step of reading through the same logger."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _pretrain(model: "keras.Model", data: "DataSplits", config: Config) -> None:

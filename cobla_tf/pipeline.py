@@ -109,9 +109,11 @@ class _Run:
         self._evaluate("original", lambda: evaluate(model, held_out, chosen, config.batch_size))
         masked = mask_model(model, sites, config.solve.gradient)
         objective = Objective(masked, chosen, config.batch_size, probe)
+        budgeted = np.isfinite(limits)
         solver = Solver(
-            objective, train_set, sites.sigmas, sites.costs, limits, config.solve, qp_solver, rng, _log_iteration
-        )
+            objective, train_set, sites.sigmas, sites.costs.take(budgeted), limits[budgeted], config.solve, qp_solver,
+            rng, _log_iteration,
+        )  # fmt: skip
         with self._clock("solve"):
             solution = solver.run()
         for stage, masks in (("heuristic start", solution.start), ("relaxed", solution.relaxed)):
@@ -225,7 +227,6 @@ def _budget_reports(sites: Sites, limits: np.ndarray, solution: Solution) -> tup
 def _site_reports(sites: Sites, solution: Solution) -> tuple[SiteReport, ...]:
     allocation = solution.rounded.allocation
     after = sites.costs.of_sites(allocation)
-    saturation = sites.costs.saturation_ranks()
     return tuple(
         SiteReport(
             name=site.name,
@@ -237,7 +238,7 @@ def _site_reports(sites: Sites, solution: Solution) -> tuple[SiteReport, ...]:
             macs_after=int(after[0, i]),
             params_before=int(site.original[1]),
             params_after=int(after[1, i]),
-            reason=f"saturated: from rank {saturation[i]} on two factors save nothing" if allocation.whole[i] else "",
+            reason="two factors of the rank it is worth would cost no less" if allocation.whole[i] else "",
         )
         for i, site in enumerate(sites.found)
     )

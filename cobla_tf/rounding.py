@@ -30,6 +30,12 @@ class Rounded:
     allocation: Allocation
 
 
+def draw_ranks(sums: Array, rng: np.random.Generator) -> Array:
+    """Round each sum up with the probability of its fractional part, else down (Eq. 9); int64 [S]."""
+    floors = np.floor(sums)
+    return (floors + (rng.random(len(sums)) < sums - floors)).astype(np.int64)
+
+
 def round_masks(
     masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, limits: Array, rng: np.random.Generator
 ) -> Rounded:
@@ -43,16 +49,19 @@ def round_masks(
         rng: the source of chance.
 
     Returns:
-        a solution whose S_sigma holds the r_i largest m_ij * sigma_ij of each site.
+        a solution whose S_sigma holds the r_i largest m_ij * sigma_ij of each site; where the budgets leave room, sites
+        are whole, those that lost the most first.
     """
     layout = Layout(costs.full_ranks)
     sums = layout.sums(masks)
+    lost = [np.sum((1 - m) * s**2) for m, s in zip(layout.split(masks), sigmas, strict=True)]
+    order = np.argsort(-np.array(lost), kind="stable")
     for _ in range(ATTEMPTS):
-        drawn = np.floor(sums) + (rng.random(len(sums)) < sums - np.floor(sums))
-        allocation = costs.settle(np.maximum(drawn, 1).astype(np.int64), whole)
+        allocation = costs.settle(np.maximum(draw_ranks(sums, rng), 1), whole)
         if costs.fits(allocation, limits):
-            return _keep_largest(masks, sigmas, layout, allocation)
-    return _keep_largest(masks, sigmas, layout, _lowered(masks, whole, sigmas, costs, limits))
+            return _keep_largest(masks, sigmas, layout, costs.promote(allocation, limits, order))
+    lowered = _lowered(masks, whole, sigmas, costs, limits)
+    return _keep_largest(masks, sigmas, layout, costs.promote(lowered, limits, order))
 
 
 def _lowered(masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
@@ -64,7 +73,7 @@ def _lowered(masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, 
         last = [w[r - 1] / max(w[0], np.finfo(float).tiny) for w, r in zip(weights, ranks, strict=True)]
         open_sites = (ranks > 1) & ~whole
         if not open_sites.any():
-            return costs.smallest()
+            return costs.cheapest(limits)
         ranks[int(np.argmin(np.where(open_sites, last, np.inf)))] -= 1
     return costs.settle(ranks, whole)
 

@@ -10,12 +10,13 @@ from cobla_tf.band import Band, heuristic_band, open_band
 from cobla_tf.baselines import METHODS
 from cobla_tf.config import SolveConfig
 from cobla_tf.costs import Allocation, CostTable
+from cobla_tf.errors import SolverError
 from cobla_tf.examples import Examples
 from cobla_tf.layout import Layout
 from cobla_tf.objective import Objective
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.report import IterationRecord
-from cobla_tf.rounding import Rounded, round_masks
+from cobla_tf.rounding import LEAST_SCALE, Rounded, round_masks
 from cobla_tf.sampling import SampledLoss
 from cobla_tf.sqp.loop import SQP, Constraints, Iteration, SQPResult, SQPSettings
 
@@ -50,7 +51,7 @@ class Solver:
 
     Attributes:
         objective, examples: the loss and the training images.
-        sigmas, costs, limits: the sites, and the budgets on them.
+        sigmas, costs, limits: the sites, their costs in the budgeted resources, and the finite limits on these.
         config: the user's choices.
         qp_solver: a resolved back end.
         rng: the one source of chance.
@@ -67,6 +68,8 @@ class Solver:
     rng: np.random.Generator
     on_record: Callable[[IterationRecord], None]
     records: list[IterationRecord] = field(default_factory=list)
+    gradients: int = 0
+    values: int = 0
 
     def run(self) -> Solution:
         """Solve, round, re-scale.
@@ -85,23 +88,22 @@ class Solver:
 
     def _start(self) -> Allocation:
         if self.config.start == "ones":
-            return Allocation(self.costs.full_ranks, self.costs.never_saves())
+            return Allocation(self.costs.full_ranks, self.costs.cheapest(self.limits).whole)
         return METHODS[self.config.start](self.sigmas, self.costs, self.limits)
 
-    def _band(self) -> Band:
+    def _band(self, start: Array) -> Band:
         if self.config.band and self.config.start != "ones":
-            return heuristic_band(self.sigmas, self.costs, self.limits)
+            return heuristic_band(self.sigmas, self.costs, self.limits, start)
         return open_band(self.layout)
 
     def _relax(self, start: Allocation) -> tuple[Array, Array, list[str]]:
         """Solve Eq. 8; keep sites that come out saturated whole, and solve again with what that frees."""
-        band = self._band()
         masks, whole, status = self.layout.leading(start.ranks), start.whole, []
-        masks = np.clip(masks, band.lower, np.maximum(band.upper, masks))
+        band = self._band(masks)
         for phase in range(1, len(self.sigmas) + 2):
             masks, result = self._sqp(f"solve {phase}", masks, whole, band)
             status.append(f"solve {phase}: {result.status}")
-            saturated = self.costs.settle(np.floor(self.layout.sums(masks) + 0.5).astype(np.int64), whole).whole
+            saturated = self.costs.settle(np.floor(self.layout.sums(masks) + 1e-6).astype(np.int64), whole).whole
             if (saturated == whole).all():
                 break
             logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
@@ -112,7 +114,7 @@ class Solver:
     def _sqp(self, phase: str, masks: Array, whole: Array, band: Band) -> tuple[Array, SQPResult]:
         fixed = self.layout.spread(whole) | (band.lower == band.upper)
         free = np.flatnonzero(~fixed)
-        base = np.where(self.layout.spread(whole), 1.0, np.clip(masks, band.lower, band.upper))
+        base = np.where(self.layout.spread(whole), 1.0, masks)
         if not len(free):
             return base, SQPResult(base[free], float("nan"), "nothing left to decide", 0, 0)
         constraints = self._constraints(base, whole, free, band)
@@ -131,9 +133,8 @@ class Solver:
         taken = np.where(whole, self.costs.original, 0).sum(axis=1) / scale[:, 0]
         fixed = np.ones(len(base), dtype=bool)
         fixed[free] = False
-        binding = np.isfinite(self.limits)
         limits = self.limits / scale[:, 0] - taken - rows[:, fixed] @ base[fixed]
-        return Constraints(rows[binding][:, free], limits[binding], band.lower[free], band.upper[free])
+        return Constraints(rows[:, free], limits, band.lower[free], band.upper[free])
 
     def _minimise(
         self, phase: str, base: Array, free: Array, constraints: Constraints, iterations: int,
@@ -146,17 +147,13 @@ class Solver:
             self._record(phase, step, used(step.x))
 
         loop = SQP(oracle, constraints, settings, lambda program: solve_qp(program, self.qp_solver), record)
-        return loop.minimise(base[free])
+        result = loop.minimise(base[free])
+        self.gradients += result.gradients
+        self.values += result.values
+        return result
 
     def _record(self, phase: str, step: Iteration, used: Array) -> None:
-        shares = {
-            name: float(share)
-            for name, share in zip(self.costs.resources, used / self.limits, strict=True)
-            if share > 0
-        }
-        past = [record for record in self.records if record.phase != phase]
-        gradients = past[-1].gradients if past else 0
-        values = past[-1].values if past else 0
+        shares = {name: float(share) for name, share in zip(self.costs.resources, used / self.limits, strict=True)}
         entry = IterationRecord(
             phase=phase,
             iteration=step.number,
@@ -165,8 +162,8 @@ class Solver:
             step=step.step,
             budget_use=shares,
             seconds=step.seconds,
-            gradients=gradients + step.gradients,
-            values=values + step.values,
+            gradients=self.gradients + step.gradients,
+            values=self.values + step.values,
             qp_residual=step.qp.residual,
         )
         self.records.append(entry)
@@ -182,7 +179,9 @@ class Solver:
         candidates = list(drawn.values())
         if len(candidates) == 1:
             return candidates[0]
-        return min(candidates, key=lambda rounded: self.objective.value(rounded.scale, sample))
+        self.values += len(candidates)
+        losses = [self.objective.value(rounded.scale, sample) for rounded in candidates]
+        return candidates[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
 
     def _refine(self, rounded: Rounded) -> tuple[Rounded, str]:
         """Re-optimise the scale of the kept terms; no change in cost, so bounds are all that is left."""
@@ -190,11 +189,14 @@ class Solver:
         if not self.config.refine_iterations or not len(free):
             return rounded, ""
         constraints = Constraints(
-            np.zeros((0, len(free))), np.zeros(0), np.zeros(len(free)), np.full(len(free), LARGEST_SCALE)
+            np.zeros((0, len(free))), np.zeros(0), np.full(len(free), LEAST_SCALE), np.full(len(free), LARGEST_SCALE)
         )
         cost = self.costs.used(rounded.allocation)
         iterations = self.config.refine_iterations
-        result = self._minimise("re-scale", rounded.scale, free, constraints, iterations, lambda _: cost)
+        try:
+            result = self._minimise("re-scale", rounded.scale, free, constraints, iterations, lambda _: cost)
+        except SolverError as error:
+            return rounded, f"left out: {error}"
         return replace(rounded, scale=_with(rounded.scale, free, result.x)), result.status
 
 

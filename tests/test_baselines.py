@@ -44,7 +44,7 @@ def test_cptv_keeps_the_largest_share_that_fits(eta, seed):
         share[rank] for share, rank, whole in zip(shares, allocation.ranks, allocation.whole, strict=True) if not whole
     )
     ranks = np.array([max(1, np.sum(share <= following + 1e-12)) for share in shares])
-    assert not costs.fits(costs.settle(ranks, costs.never_saves()), limits)
+    assert not costs.fits(costs.settle(ranks, np.zeros(len(costs.full_ranks), dtype=bool)), limits)
 
 
 @pytest.mark.parametrize("eta", [0.2, 0.3])
@@ -67,12 +67,12 @@ def test_pos_cvx_is_close_to_the_best_product_of_sums(eta, seed):
 def test_the_band_holds_the_heuristics_and_frees_something():
     costs = table_of(*LAYERS)
     sigmas, limits = spectra(costs), limits_of(costs, 0.4)
-    band = heuristic_band(sigmas, costs, limits)
+    layout = Layout(costs.full_ranks)
+    start = layout.leading(np.array([1, 1, 9]))
+    band = heuristic_band(sigmas, costs, limits, start)
     assert (band.lower <= band.upper).all()
     assert np.sum(band.lower < band.upper) > 0
-    layout = Layout(costs.full_ranks)
-    for select in METHODS.values():
-        masks = layout.leading(select(sigmas, costs, limits).ranks)
+    for masks in (start, *(layout.leading(select(sigmas, costs, limits).ranks) for select in METHODS.values())):
         assert (masks <= band.upper).all()
         assert (masks >= band.lower).all()
 

@@ -76,7 +76,7 @@ def test_no_budget_at_all():
 
 def test_a_budget_below_the_smallest_reachable_one_says_which_that_is():
     costs = table_of((8, 3, 16, 24), (8, 1, 1, 8))
-    smallest = costs.used(costs.smallest())[1]
+    smallest = costs.least()[1]
     assert smallest == 3 * 16 + 3 * 24 + 8
     with pytest.raises(BudgetError, match=f"smallest reachable one is {smallest}"):
         resolve_limits(costs, {"params": float(smallest - 1)})

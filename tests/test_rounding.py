@@ -3,8 +3,9 @@ import pytest
 from test_baselines import LAYERS, limits_of, spectra
 from test_costs import table_of
 
+from cobla_tf.costs import Allocation
 from cobla_tf.layout import Layout
-from cobla_tf.rounding import round_masks
+from cobla_tf.rounding import draw_ranks, round_masks
 
 
 def relaxed(costs, eta, seed=0):
@@ -19,7 +20,9 @@ def test_budgets_hold_exactly_and_the_largest_weights_stay(eta, seed):
     costs = table_of(*LAYERS)
     sigmas, masks = spectra(costs), relaxed(costs, eta, seed)
     limits = limits_of(costs, eta)
-    rounded = round_masks(masks, costs.never_saves(), sigmas, costs, limits, np.random.default_rng(seed))
+    rounded = round_masks(
+        masks, np.zeros(len(costs.full_ranks), dtype=bool), sigmas, costs, limits, np.random.default_rng(seed)
+    )
     assert (costs.used(rounded.allocation) <= limits).all()
     layout = Layout(costs.full_ranks)
     np.testing.assert_array_equal(layout.sums(rounded.kept), rounded.allocation.ranks)
@@ -31,28 +34,37 @@ def test_budgets_hold_exactly_and_the_largest_weights_stay(eta, seed):
 
 
 def test_the_mean_rank_is_the_sum_of_the_masks():
-    costs = table_of(*LAYERS)
-    masks = relaxed(costs, 0.4)
+    sums = np.array([2.74, 1.15, 3.0, 0.5])
     rng = np.random.default_rng(0)
-    infinite = np.full(2, np.inf)
-    ranks = [round_masks(masks, costs.never_saves(), spectra(costs), costs, infinite, rng).allocation.ranks
-             for _ in range(4000)]  # fmt: skip
-    sums = Layout(costs.full_ranks).sums(masks)
+    ranks = [draw_ranks(sums, rng) for _ in range(4000)]
     np.testing.assert_allclose(np.mean(ranks, axis=0), sums, atol=4 * 0.5 / np.sqrt(4000))
-    assert np.ptp(ranks, axis=0).max() == 1
+    np.testing.assert_array_equal(np.ptp(ranks, axis=0), [1, 1, 0, 1])
 
 
 def test_binary_masks_are_kept_as_they_are():
     costs = table_of(*LAYERS)
-    masks = Layout(costs.full_ranks).leading(np.array([3, 2, 4]))
-    limits = np.array([np.inf, np.inf])
-    rounded = round_masks(masks, costs.never_saves(), spectra(costs), costs, limits, np.random.default_rng(0))
+    none = np.zeros(3, dtype=bool)
+    ranks = np.array([3, 2, 4])
+    masks = Layout(costs.full_ranks).leading(ranks)
+    limits = costs.used(Allocation(ranks, none)).astype(float)
+    rounded = round_masks(masks, none, spectra(costs), costs, limits, np.random.default_rng(0))
     np.testing.assert_array_equal(rounded.scale, masks)
+
+
+def test_what_the_budgets_leave_keeps_sites_whole():
+    costs = table_of(*LAYERS)
+    masks = Layout(costs.full_ranks).leading(np.array([3, 2, 4]))
+    limits = costs.totals().astype(float)
+    rounded = round_masks(masks, np.zeros(3, dtype=bool), spectra(costs), costs, limits, np.random.default_rng(0))
+    assert rounded.allocation.whole.all()
+    np.testing.assert_array_equal(rounded.scale, 1)
 
 
 def test_at_the_smallest_budget_every_site_has_rank_one():
     costs = table_of(*LAYERS)
-    limits = costs.used(costs.smallest()).astype(float)
+    limits = costs.least().astype(float)
     masks = relaxed(costs, 0.5)
-    rounded = round_masks(masks, costs.never_saves(), spectra(costs), costs, limits, np.random.default_rng(0))
+    rounded = round_masks(
+        masks, np.zeros(len(costs.full_ranks), dtype=bool), spectra(costs), costs, limits, np.random.default_rng(0)
+    )
     np.testing.assert_array_equal(rounded.allocation.ranks, 1)

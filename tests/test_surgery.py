@@ -39,10 +39,12 @@ def test_costs_counted_in_the_reloaded_network_equal_the_model_and_respect_the_b
     model = small_cnn()
     sites = find_sites(model, scheme)
     costs = sites.costs
-    limits = np.maximum(np.floor(costs.totals() * eta), costs.used(costs.smallest()))
+    limits = np.maximum(np.floor(costs.totals() * eta), costs.least())
     masks = np.random.default_rng(int(10 * eta)).random(sites.layout.size)
     masks *= np.min(limits / (sites.layout.spread(costs.per_rank) @ masks)).clip(max=1)
-    rounded = round_masks(masks, costs.never_saves(), sites.sigmas, costs, limits, np.random.default_rng(0))
+    rounded = round_masks(
+        masks, np.zeros(len(costs.full_ranks), dtype=bool), sites.sigmas, costs, limits, np.random.default_rng(0)
+    )
     rebuild(model, sites, rounded.kept, rounded.scale, rounded.allocation.whole).save(tmp_path / "model.keras")
     reloaded = keras.models.load_model(tmp_path / "model.keras")
     counted = np.sum(list(count_convolutions(reloaded).values()), axis=0)

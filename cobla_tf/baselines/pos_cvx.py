@@ -18,14 +18,15 @@ def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
     The logarithm of a site's sum is concave in its rank, so the relaxed problem is a linear program in marginal gains,
     with at most as many fractional variables as there are budgets. These are dropped, and what the budgets leave is
     spent greedily, in integers: the result is short of the optimum by less than the dropped gains.
-    Sites that come out saturated are kept whole and the rest is solved again with what that frees.
+    Sites that come out saturated are kept whole and the rest is solved again with what that frees; at last, sites
+    are kept whole where the budgets leave room for it.
     """
-    whole = costs.never_saves()
+    whole = costs.cheapest(limits).whole
     while True:
         ranks = _ranks(sigmas, costs, limits, whole)
         settled = costs.settle(ranks, whole)
         if (settled.whole == whole).all():
-            return settled
+            return costs.promote(settled, limits, np.arange(len(sigmas)))
         whole = settled.whole
 
 

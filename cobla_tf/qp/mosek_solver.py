@@ -30,7 +30,7 @@ def licence_answers() -> bool:
         with mosek.Env() as environment:
             environment.checkoutlicense(mosek.feature.pton)
     except mosek.Error as error:
-        logging.info("MOSEK's licence does not answer: %s", error)
+        logging.debug("MOSEK's licence does not answer: %s", error)
         return False
     return True
 

@@ -27,6 +27,7 @@ class CompactBFGS:
     memory: int
     _steps: list[Array] = field(default_factory=list)
     _changes: list[Array] = field(default_factory=list)
+    _form: QuadraticForm | None = None
 
     @property
     def pairs(self) -> int:
@@ -37,10 +38,12 @@ class CompactBFGS:
         """Fall back to the diagonal."""
         self._steps.clear()
         self._changes.clear()
+        self._form = None
 
     def stiffen(self, factor: float) -> None:
         """Multiply D: the curvature outside the span of the pairs was underestimated."""
         self.diagonal = self.diagonal * factor
+        self._form = None
 
     def update(self, step: Array, change: Array) -> None:
         """Take in a step s and the change y of the gradient along it, both on the same sample."""
@@ -54,9 +57,16 @@ class CompactBFGS:
         self._steps.append(step)
         self._changes.append(change)
         del self._steps[: -self.memory], self._changes[: -self.memory]
+        self._form = None
 
     def form(self) -> QuadraticForm:
-        """The current B with orthonormal basis: eigenvalues of the low-rank part in the metric of D."""
+        """The current B; worked out once a change."""
+        if self._form is None:
+            self._form = self._compact()
+        return self._form
+
+    def _compact(self) -> QuadraticForm:
+        """An orthonormal basis and the eigenvalues of the low-rank part, in the metric of D."""
         n = len(self.diagonal)
         if not self._steps:
             return QuadraticForm(self.diagonal, np.zeros((n, 0)), np.zeros(0))

@@ -141,7 +141,10 @@ class SQP:
         self.bfgs = CompactBFGS(np.full(len(start), self._first_curvature()), self.settings.memory)
         for number in range(1, self.settings.iterations + 1):
             if number > 1 and self.oracle.renew(number):
-                self._move(self.x, *self._gradient(self.x))
+                loss, gradient = self._gradient(self.x)
+                if math.isnan(loss):
+                    return self._result("stopped at the best masks so far: the loss is not finite on a new sample")
+                self._move(self.x, loss, gradient)
                 self._forget()
             stop = self._iterate(number)
             if stop:
@@ -150,14 +153,15 @@ class SQP:
 
     def _iterate(self, number: int) -> str:
         began = time.perf_counter()
+        program = self._program()
         try:
-            qp = self.solve_qp(self._program())
+            qp = self.solve_qp(program)
         except SolverError as error:
             if self.best is None:
                 raise
             return f"stopped at the best masks so far: {error}"
         slope = float(self.gradient @ qp.step)
-        predicted = -self._program().objective(qp.step)
+        predicted = -program.objective(qp.step)
         feasible = not self.constraints.violated(self.x)
         if feasible and predicted <= self.settings.tolerance * max(abs(self.loss), self.settings.tolerance):
             return f"converged: predicted decrease {predicted:.1e} at loss {self.loss:.4f}"

@@ -1,0 +1,68 @@
+import re
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+import cobla_tf.main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+WORKSPACE = (ROOT / "WORKSPACE.md").read_text(encoding="utf-8")
+COMMANDS = ["pip install -e .", "python -m cobla_tf.main"]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def documented_flags():
+    return dict(re.findall(r"^\| `--(\w+)` \| (\S+) \|", README, flags=re.MULTILINE))
+
+
+def shown(default):
+    if isinstance(default, bool):
+        return str(default).lower()
+    text = ",".join(default) if isinstance(default, list) else str(default)
+    return text if default not in (None, []) else "-"
+
+
+def test_the_flags_table_is_the_programs_own_defaults_included():
+    defined = flags.FLAGS.flags_by_module_dict()[cobla_tf.main.__name__]
+    assert documented_flags() == {flag.name: shown(flag.default) for flag in defined}
+
+
+def test_every_flag_in_the_text_exists():
+    named = set(re.findall(r"--(?:no(?=band))?([a-z_]+)\b(?!\()", README + WORKSPACE))
+    others = {"help", "flagfile", "check", "durations", "maxfail"}
+    assert named - others <= set(documented_flags())
+
+
+def test_the_first_shell_block_is_the_two_commands_that_ci_runs():
+    assert blocks("sh")[0].splitlines() == COMMANDS
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "README.md" in ci
+    assert 'bash -euc "${commands[0]}"' in ci
+    assert 'bash -euc "${commands[1]}"' in ci
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(blocks("python")[0].replace("epochs=8", "epochs=1"), "README.md", "exec"), names)
+    assert (tmp_path / "smaller.keras").is_file()
+    assert all(budget.reached <= budget.limit for budget in names["result"].report.budgets)
+    assert [layer.reason for layer in names["result"].report.skipped if layer.name == "stem"] == ["excluded by 'stem'"]
+
+
+@pytest.mark.parametrize("text", [README, WORKSPACE], ids=["README", "WORKSPACE"])
+def test_linked_files_exist(text):
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("folder", ["cobla_tf", "experiments", "tests"])
+def test_the_workspace_page_has_a_line_for_every_file(folder):
+    files = {path.name for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".flags")} - {"__init__.py"}
+    assert {name for name in files if f"`{name}`" not in WORKSPACE} == set()
