@@ -1,7 +1,9 @@
 """What a user can choose, as frozen dataclasses; every field's default works untuned."""
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 from cobla_tf.errors import ConfigError
 
@@ -12,6 +14,10 @@ STARTS = ("pos_cvx", "cptv", "ones")
 EXPORTS = ("keras", "savedmodel", "litert")
 PAPER_SAMPLE = 0.05
 LEAST_SAMPLE = 1000
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
 def _require(ok: bool, name: str, expected: str, got: object) -> None:
@@ -49,11 +55,16 @@ class SolveConfig:
         """Check every field; raises ConfigError."""
         fraction = self.sample_fraction
         _require(fraction is None or 0 < fraction <= 1, "sample_fraction", "in (0, 1]", fraction)
-        _require(self.iterations >= 1, "iterations", "at least 1", self.iterations)
-        _require(self.renew_every >= 0, "renew_every", "at least 0", self.renew_every)
-        _require(self.memory >= 1, "memory", "at least 1", self.memory)
-        _require(self.draws >= 1, "draws", "at least 1", self.draws)
-        _require(self.refine_iterations >= 0, "refine_iterations", "at least 0", self.refine_iterations)
+        _require(_is_count(self.iterations, 1), "iterations", "a whole number, at least 1", self.iterations)
+        _require(_is_count(self.renew_every, 0), "renew_every", "a whole number, at least 0", self.renew_every)
+        _require(_is_count(self.memory, 1), "memory", "a whole number, at least 1", self.memory)
+        _require(_is_count(self.draws, 1), "draws", "a whole number, at least 1", self.draws)
+        _require(
+            _is_count(self.refine_iterations, 0),
+            "refine_iterations",
+            "a whole number, at least 0",
+            self.refine_iterations,
+        )
         _require(self.gradient in GRADIENTS, "gradient", f"one of {GRADIENTS}", self.gradient)
         _require(self.start in STARTS, "start", f"one of {STARTS}", self.start)
         _require(self.qp_solver in QP_SOLVERS, "qp_solver", f"one of {QP_SOLVERS}", self.qp_solver)
@@ -70,13 +81,14 @@ class FineTuneConfig:
     """How the rebuilt network is trained on; 0 epochs leave it as rebuilt."""
 
     epochs: int = 0
-    optimizer: str = "adam"
-    """Any name that keras.optimizers.get knows."""
+    optimizer: Any = "adam"
+    """A Keras optimiser, or its name; a copy of it is used."""
     learning_rate: float = 1e-3
+    """Of the first step; it falls to zero along a half cosine."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
-        _require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
+        _require(_is_count(self.epochs, 0), "epochs", "a whole number, at least 0", self.epochs)
         _require(0 < self.learning_rate < float("inf"), "learning_rate", "positive", self.learning_rate)
 
 
@@ -88,13 +100,16 @@ class Config:
     fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
     batch_size: int = 128
     seed: int = 0
-    output_dir: Path | None = None
+    output_dir: Path | str | None = None
     """Where files go; None writes nothing."""
     exports: tuple[str, ...] = EXPORTS
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
-        _require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
-        _require(0 <= self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
+        if self.output_dir is not None:
+            object.__setattr__(self, "output_dir", Path(self.output_dir))
+        _require(not isinstance(self.exports, str), "exports", "a sequence of names", self.exports)
+        _require(_is_count(self.batch_size, 1), "batch_size", "a whole number, at least 1", self.batch_size)
+        _require(_is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
         unknown = sorted(set(self.exports) - set(EXPORTS))
         _require(not unknown, "exports", f"among {EXPORTS}", unknown)

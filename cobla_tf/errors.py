@@ -27,3 +27,8 @@ class SolverError(CoblaError):
 
 class OutputError(CoblaError):
     """The output folder cannot be written."""
+
+
+def first_line(error: Exception) -> str:
+    """Kind and first line of a foreign error, to stand inside one sentence of ours."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

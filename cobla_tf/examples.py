@@ -13,6 +13,8 @@ Batch = tuple[Array, Array]
 
 IN_MEMORY_LIMIT = 2**30
 """Bytes of images up to which a tf.data.Dataset is read into memory once, for exact random sampling."""
+SAMPLE_LIMIT = 2**33
+"""Bytes of images in one sample of a stream: a sample is evaluated many times, and so held."""
 SHUFFLE_BUFFER = 4096
 PROBE = 64
 
@@ -71,10 +73,13 @@ class Stream:
     size: int
     _endless: Iterator[Batch] | None = field(default=None, repr=False)
 
+    def rebatched(self, batch_size: int) -> Any:
+        """The dataset in batches of another size."""
+        return self.dataset.unbatch().batch(batch_size)
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """One pass in the dataset's own batches."""
-        del batch_size
-        return iter(self.dataset.as_numpy_iterator())
+        """One pass."""
+        return iter(self.rebatched(batch_size).as_numpy_iterator())
 
     def probe(self) -> Sample:
         """The first few examples, to look at their form."""
@@ -82,12 +87,29 @@ class Stream:
         return Sample(images[:PROBE], labels[:PROBE])
 
     def draw(self, count: int, rng: np.random.Generator) -> Sample:
-        """The next `count` examples of an endless shuffled pass."""
+        """The next `count` examples of an endless shuffled pass, in memory.
+
+        Raises:
+            DataError: they would take more than SAMPLE_LIMIT bytes.
+        """
+        each = self.probe().images[0].nbytes
+        if each * count > SAMPLE_LIMIT:
+            raise DataError(
+                f"a sample of {count:,} images takes {each * count / 2**30:.0f} GiB, and at most "
+                f"{SAMPLE_LIMIT / 2**30:.0f} are held: set sample_fraction to {SAMPLE_LIMIT / each / self.size:.2g} or "
+                "less."
+            )
         if self._endless is None:
             shuffled = self.dataset.unbatch().shuffle(SHUFFLE_BUFFER, seed=int(rng.integers(2**31))).repeat()
             self._endless = shuffled.as_numpy_iterator()
-        pairs = [next(self._endless) for _ in range(min(count, self.size))]
-        return Sample(np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs]))
+        first_image, first_label = next(self._endless)
+        count = min(count, self.size)
+        images = np.empty((count, *np.shape(first_image)), first_image.dtype)
+        labels = np.empty((count, *np.shape(first_label)), np.asarray(first_label).dtype)
+        images[0], labels[0] = first_image, first_label
+        for i in range(1, count):
+            images[i], labels[i] = next(self._endless)
+        return Sample(images, labels)
 
 
 Examples = Sample | Stream
@@ -101,7 +123,7 @@ def as_examples(dataset: Any, name: str = "dataset") -> Examples:
         name: what to call it in errors.
 
     Raises:
-        DataError: neither of the two, empty, or images and labels of different number.
+        DataError: neither of the two, empty, images and labels of different number, or images that are not finite.
     """
     if isinstance(dataset, Sample | Stream):
         return dataset
@@ -112,10 +134,13 @@ def as_examples(dataset: Any, name: str = "dataset") -> Examples:
             f"{name} must be a tf.data.Dataset of (images, labels) batches or a pair of arrays, "
             f"got {type(dataset).__name__}."
         )
-    images, labels = (np.asarray(part) for part in dataset)
-    if labels.ndim == 0 or len(images) != len(labels):
+    try:
+        images, labels = (np.asarray(part) for part in dataset)
+    except ValueError as error:
+        raise DataError(f"{name}: expected rectangular arrays, got lists of unequal lengths ({error}).") from error
+    if images.ndim == 0 or labels.ndim == 0 or len(images) != len(labels):
         raise DataError(f"{name}: expected as many labels as images, got shapes {images.shape} and {labels.shape}.")
-    return _non_empty(Sample(images, labels), name)
+    return _checked(Sample(images, labels), name)
 
 
 def _read(dataset: Any, name: str) -> Examples:
@@ -146,10 +171,14 @@ def _keep(dataset: Any, name: str) -> Examples:
         return Stream(dataset, count)
     if not parts:
         raise DataError(f"{name} is empty; expected at least one batch of (images, labels).")
-    return _non_empty(Sample(np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])), name)
+    return _checked(Sample(np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])), name)
 
 
-def _non_empty(sample: Sample, name: str) -> Sample:
+def _checked(sample: Sample, name: str) -> Sample:
     if sample.size == 0:
         raise DataError(f"{name} is empty; expected at least one image.")
+    if np.issubdtype(sample.images.dtype, np.floating):
+        bad = np.flatnonzero(~np.isfinite(sample.images).reshape(sample.size, -1).all(axis=1))
+        if len(bad):
+            raise DataError(f"{name}: {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}.")
     return sample

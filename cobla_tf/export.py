@@ -109,16 +109,10 @@ _WRITERS = {"keras": _write_keras, "savedmodel": _write_saved_model, "litert": _
 
 
 def _without_training_state(model: "keras.Model") -> "keras.Model":
-    """A copy that was never compiled; the model itself, with a warning, where its config does not rebuild it."""
-    if not model.compiled:
-        return model
-    try:
-        copy = type(model).from_config(model.get_config())
-        copy.set_weights(model.get_weights())
-    except (TypeError, ValueError, NotImplementedError) as error:
-        logging.warning("exports keep loss and optimiser, as the model's config does not rebuild it: %s", error)
-        return model
-    return copy
+    """A copy that was never compiled: optimiser slots and a loss of the user's own are no part of the network."""
+    from cobla_tf.graph import transform
+
+    return transform(model, lambda layer: None)[0] if model.compiled else model
 
 
 def _one_line(error: Exception) -> str:

@@ -14,18 +14,21 @@ CLIP_NORM = 1.0
 
 
 def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
-    """An optimiser by its Keras name.
+    """A fresh optimiser, by its Keras name or like the one given, with gradients clipped to CLIP_NORM in all.
 
     Raises:
         ConfigError: Keras knows no such optimiser.
     """
-    try:
-        optimizer = keras.optimizers.get({"class_name": config.optimizer, "config": {}})
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"optimizer {config.optimizer!r} is none of Keras'; expected a name such as 'adam', 'sgd' or 'adamw'."
-        ) from error
-    optimizer.learning_rate = config.learning_rate
+    given = config.optimizer
+    if isinstance(given, keras.optimizers.Optimizer):
+        optimizer = type(given).from_config(given.get_config())
+    else:
+        try:
+            optimizer = keras.optimizers.get({"class_name": given, "config": {}})
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"optimizer {given!r} is none of Keras'; expected a name such as 'adam', 'sgd' or 'adamw'."
+            ) from error
     optimizer.global_clipnorm = CLIP_NORM
     return optimizer
 
@@ -36,7 +39,7 @@ def train(
     """Train a model in place, its learning rate falling to zero along a half cosine.
 
     Args:
-        model: left with the best weights that had a finite loss, should the loss turn NaN.
+        model: has the weights from before it again, with a warning, should training diverge to NaN.
         examples: training images and labels.
         loss: from losses.resolve_loss.
         config: epochs, optimiser and learning rate.
@@ -53,9 +56,11 @@ def train(
     optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
     model.compile(optimizer=optimizer, loss=loss.function, metrics=["accuracy"] if loss.labels != "other" else [])
     before = model.get_weights()
-    inputs = _inputs(model, examples, batch_size)
     history = model.fit(
-        **inputs, epochs=config.epochs, verbose="auto" if progress else 0, callbacks=[keras.callbacks.TerminateOnNaN()]
+        **_inputs(model, examples, batch_size),
+        epochs=config.epochs,
+        verbose="auto" if progress else 0,
+        callbacks=[keras.callbacks.TerminateOnNaN()],
     )
     records = [dict(zip(history.history, row, strict=True)) for row in zip(*history.history.values(), strict=True)]
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
@@ -68,4 +73,4 @@ def _inputs(model: keras.Model, examples: Examples, batch_size: int) -> dict:
     if isinstance(examples, Sample):
         images = examples.images.astype(model.inputs[0].dtype, copy=False)
         return {"x": images, "y": examples.labels, "batch_size": batch_size}
-    return {"x": examples.dataset}
+    return {"x": examples.rebatched(batch_size)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from cobla_tf.errors import ModelError
+from cobla_tf.errors import ModelError, first_line
 
 Layers = Sequence[keras.layers.Layer]
 
@@ -70,10 +70,10 @@ def record_calls(model: keras.Model, input_shape: tuple[int, ...] | None = None)
         input_shape: replaces the model's own where that has open dimensions, without the batch axis.
     """
     recorder = _Recorder()
-    inputs = None
+    like = None
     if input_shape is not None and len(model.inputs) == 1:
-        inputs = keras.Input(shape=input_shape, dtype=model.inputs[0].dtype)
-    recorder.replay(model, inputs, "")
+        like = [keras.KerasTensor((None, *input_shape), model.inputs[0].dtype)]
+    recorder.replay(model, like, "")
     return recorder.calls
 
 
@@ -103,41 +103,57 @@ def _is_graph(layer: Any) -> bool:
 
 
 def _functional(model: keras.Model) -> keras.Model:
-    """A functional view of a Sequential model on the same layers: Keras rewrites only functional ones."""
+    """A functional, uncompiled view of a model on the same layers: Keras rewrites only functional models, and would
+    take a compile state along that it may not be able to rebuild.
+    """
     if isinstance(model, keras.Sequential):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    return model
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def _copy(layer: Any) -> Any:
-    return layer.__class__.from_config(layer.get_config())
+    try:
+        return layer.__class__.from_config(layer.get_config())
+    except Exception as error:  # a custom layer's own code may raise anything
+        raise ModelError(
+            f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied from its config: give the class a "
+            f"get_config that from_config understands, or use a built-in layer ({first_line(error)})."
+        ) from error
+
+
+def _tensors(*structure: Any) -> list[Any]:
+    return [leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, keras.KerasTensor)]
 
 
 @dataclass
 class _Recorder:
     calls: list[Call] = field(default_factory=list)
 
-    def replay(self, model: keras.Model, inputs: Any, prefix: str) -> Any:
-        originals: dict[int, Any] = {}
+    def replay(self, model: keras.Model, like: list[Any] | None, prefix: str) -> None:
+        """Call copies of a model's layers on inputs of the shapes of `like`, its own ones by default."""
+        view, originals = _functional(model), {}
 
         def clone(layer: Any) -> Any:
-            stand_in = layer if _is_graph(layer) else _copy(layer)
+            stand_in = _Rewriter(lambda _: None).rewrite(layer) if _is_graph(layer) else _copy(layer)
             originals[id(stand_in)] = layer
             return stand_in
 
         def call(stand_in: Any, *args: Any, **kwargs: Any) -> Any:
-            layer = originals[id(stand_in)]
+            layer, given = originals[id(stand_in)], _tensors(args, kwargs)
             if _is_graph(layer):
-                return self.replay(layer, args[0], f"{prefix}{layer.name}/")(args[0])
+                self.replay(layer, given, f"{prefix}{layer.name}/")
+                return stand_in(*args, **kwargs)
             outputs = stand_in(*args, **kwargs)
-            if isinstance(layer, keras.layers.Layer) and hasattr(args[0], "shape") and hasattr(outputs, "shape"):
-                shapes = tuple(args[0].shape[1:]), tuple(outputs.shape[1:])
+            if isinstance(layer, keras.layers.Layer) and given:
+                shapes = tuple(given[0].shape[1:]), tuple(_tensors(outputs)[0].shape[1:])
                 self.calls.append(Call(layer, prefix + layer.name, *shapes))
             return outputs
 
-        return keras.models.clone_model(
-            _functional(model), input_tensors=inputs, clone_function=clone, call_function=call
-        )
+        inputs = None
+        if like is not None:
+            fresh = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in like]
+            inputs = keras.tree.pack_sequence_as(view.input, fresh)
+        keras.models.clone_model(view, input_tensors=inputs, clone_function=clone, call_function=call)
 
 
 @dataclass
@@ -153,6 +169,8 @@ class _Rewriter:
         for layer, copy in self.copies.values():
             if not _is_graph(layer) and getattr(layer, "weights", None):
                 copy.set_weights(layer.get_weights())
+                if hasattr(copy, "finalize_state"):  # Normalization computes with constants made from its weights
+                    copy.finalize_state()
 
     def _clone(self, layer: Any) -> Any:
         if id(layer) in self.chains:
@@ -169,7 +187,7 @@ class _Rewriter:
         chain = self.chains.get(id(layer))
         if chain is None:
             return layer(*args, **kwargs)
-        (outputs,) = args
+        (outputs,) = _tensors(args, kwargs)
         for step in chain:
             outputs = step(outputs)
         return outputs

@@ -6,8 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.errors import ConfigError, DataError, ModelError
+from cobla_tf.errors import ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
+from cobla_tf.graph import leaf_layers
 
 Array = np.ndarray
 
@@ -43,25 +44,26 @@ class Loss:
 
 
 def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss:
-    """Choose the loss, and check images and labels against the model on a few real examples.
+    """Choose the loss, and check labels against the model on a few real examples.
 
     Args:
         loss: None for (sparse) categorical cross-entropy, or anything that keras.losses.get takes.
         model: one input, one output.
-        probe: a few examples.
+        probe: a few examples that check_images let pass.
 
     Raises:
-        ModelError: several inputs or outputs, or outputs that the default loss does not fit.
+        ModelError: outputs that the default loss does not fit.
         ConfigError: Keras knows no such loss.
-        DataError: images of the wrong shape, labels outside the outputs, or a loss that is not finite.
+        DataError: labels outside the outputs, or a loss that is not finite.
     """
-    check_images(model, probe)
+    if not np.issubdtype(probe.labels.dtype, np.number) and probe.labels.dtype != bool:
+        raise DataError(f"expected labels that are numbers, got {probe.labels.dtype}; map class names to 0..n-1 first.")
     outputs = np.asarray(model(probe.images.astype(model.inputs[0].dtype), training=False), dtype=np.float64)
     kind = _label_kind(probe.labels, outputs)
-    chosen = _default(model, outputs, probe.labels, kind) if loss is None else _given(loss, kind)
+    chosen = _default(model, outputs, probe.labels, kind) if _is_default(loss) else _given(loss, kind)
     if chosen.labels == "sparse":
         check_labels(probe.labels, outputs.shape[-1])
-    value = float(chosen.total(probe.labels, keras.ops.convert_to_tensor(outputs))) / probe.size
+    value = _first_value(chosen, probe, outputs)
     if not np.isfinite(value):
         raise DataError(
             f"the loss of the original network is {value} on the first {probe.size} images; expected a finite number: "
@@ -70,15 +72,37 @@ def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss:
     return chosen
 
 
+def _is_default(loss: Any) -> bool:
+    """Nothing, or a bare name of what is the default: whether it is told logits or probabilities is then left open."""
+    name = getattr(loss, "__name__", loss)
+    known = ("categorical_crossentropy", "CategoricalCrossentropy")
+    return loss is None or (isinstance(name, str) and name.removeprefix("sparse_").removeprefix("Sparse") in known)
+
+
+def _first_value(loss: Loss, probe: Sample, outputs: Array) -> float:
+    try:
+        return float(loss.total(probe.labels, keras.ops.convert_to_tensor(outputs))) / probe.size
+    except Exception as error:  # Keras and TensorFlow raise several kinds for shapes that do not fit
+        raise DataError(
+            f"{loss.description} does not fit outputs of shape {outputs.shape} with labels of shape "
+            f"{probe.labels.shape} and type {probe.labels.dtype}: {first_line(error)}"
+        ) from error
+
+
 def check_images(model: keras.Model, probe: Sample) -> None:
     """Refuse models of several inputs or outputs, and images that do not fit the input."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(
             f"expected a model with one input and one output, got {len(model.inputs)} and {len(model.outputs)}."
         )
+    if not isinstance(model.output, keras.KerasTensor):
+        raise ModelError(f"expected a model whose output is a tensor, got a {type(model.output).__name__} of one.")
     expected, got = tuple(model.inputs[0].shape[1:]), probe.images.shape[1:]
     if len(expected) != len(got) or any(e not in (None, g) for e, g in zip(expected, got, strict=True)):
         raise DataError(f"expected images of shape {expected}, as the model's input, got {got}.")
+    dtype = np.dtype(model.inputs[0].dtype) if model.inputs[0].dtype != "bfloat16" else np.dtype("float32")
+    if np.issubdtype(dtype, np.integer) and not np.array_equal(probe.images.astype(dtype), probe.images):
+        raise DataError(f"expected images that are whole numbers, as the model's input is {dtype}, got fractions.")
 
 
 def check_labels(labels: Array, classes: int) -> None:
@@ -91,9 +115,9 @@ def check_labels(labels: Array, classes: int) -> None:
 
 
 def _label_kind(labels: Array, outputs: Array) -> str:
-    if outputs.ndim != 2:
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
         return "other"
-    if labels.shape == outputs.shape and outputs.shape[1] > 1:
+    if labels.shape == outputs.shape:
         return "one-hot" if np.allclose(labels.sum(axis=1), 1) and (labels >= 0).all() else "other"
     integral = np.issubdtype(labels.dtype, np.integer) or bool((labels == np.round(labels)).all())
     return "sparse" if integral and labels.size == len(outputs) else "other"
@@ -107,7 +131,7 @@ def _given(loss: Any, kind: str) -> Loss:
             f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss."
         ) from error
     name = getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__)
-    comparable = kind if "crossentropy" in name or kind == "sparse" else "other"
+    comparable = kind if kind == "one-hot" or "sparse" in name else "other"
     return Loss(function, comparable, f"{name}, as given")
 
 
@@ -135,4 +159,5 @@ def _are_probabilities(outputs: Array, dtype: str) -> bool:
 
 
 def _ends_in_sigmoid(model: keras.Model) -> bool:
-    return getattr(model.layers[-1], "activation", None) is keras.activations.sigmoid
+    *_, (_, last) = leaf_layers(model)
+    return getattr(last, "activation", None) is keras.activations.sigmoid

@@ -21,8 +21,8 @@ from cobla_tf.quiet import quiet
 if TYPE_CHECKING:
     import keras
 
-    from cobla_tf.datasets import DataSplits
     from cobla_tf.pipeline import Result
+    from cobla_tf.plan import Plan
 
 DEFAULT_FLAGFILE = "digits.flags"
 
@@ -146,13 +146,19 @@ def _compress(config: Config) -> "Result":
         raise ConfigError(f"expected --{' and --'.join(missing)}; a flagfile or the command line must give them.")
 
     logging.info("devices: %s", ", ".join(_devices()))
+    import keras
+
     from cobla_tf.datasets import load_dataset
     from cobla_tf.export import check_writable
+    from cobla_tf.graph import check_model
     from cobla_tf.models import load_model
     from cobla_tf.pipeline import compress
+    from cobla_tf.plan import make_plan
 
     check_writable(config.output_dir)
+    keras.utils.set_random_seed(config.seed)
     model = load_model(_MODEL.value, _WEIGHTS.value, will_train=_PRETRAIN.value > 0)
+    check_model(model)
     with _warnings_only():
         data = load_dataset(
             _DATASET.value,
@@ -162,17 +168,16 @@ def _compress(config: Config) -> "Result":
             seed=config.seed,
         )
     logging.info("%s", data.description)
-    _pretrain(model, data, config)
-    return compress(
-        model,
-        data.train,
-        **budgets,
-        scheme=_SCHEME.value,
-        exclude=_EXCLUDE.value,
-        validation=data.test,
-        loss=_LOSS.value,
-        config=config,
-    )
+    shared = {
+        "scheme": _SCHEME.value,
+        "exclude": _EXCLUDE.value,
+        "validation": data.test,
+        "loss": _LOSS.value,
+        "config": config,
+    }
+    if _PRETRAIN.value:
+        _pretrain(model, make_plan(model, data.train, budgets=budgets, **shared), config)
+    return compress(model, data.train, **budgets, **shared)
 
 
 def _devices() -> list[str]:
@@ -193,21 +198,14 @@ def _warnings_only() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _pretrain(model: "keras.Model", data: "DataSplits", config: Config) -> None:
-    if not _PRETRAIN.value:
-        return
-    import keras
-
-    from cobla_tf.examples import as_examples
+def _pretrain(model: "keras.Model", plan: "Plan", config: Config) -> None:
+    from cobla_tf.export import replace_with
     from cobla_tf.finetune import train
-    from cobla_tf.losses import resolve_loss
 
-    keras.utils.set_random_seed(config.seed)
-    examples = as_examples(data.train)
     schedule = FineTuneConfig(_PRETRAIN.value, config.fine_tune.optimizer, config.fine_tune.learning_rate)
-    loss = resolve_loss(_LOSS.value, model, examples.probe())
     logging.info("training %s for %d epochs", model.name, _PRETRAIN.value)
-    train(model, examples, loss, schedule, config.batch_size, progress=sys.stderr.isatty())
+    train(model, plan.train_set, plan.loss, schedule, config.batch_size, progress=sys.stderr.isatty())
+    replace_with(config.output_dir / "pretrained.keras", model.save)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from cobla_tf.errors import ModelError
+from cobla_tf.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     import keras
@@ -163,7 +163,7 @@ def _deserialise(path: str) -> "keras.Model":
         return keras.saving.load_model(path)
     except Exception as error:
         model = keras.saving.load_model(path, compile=False)
-        logging.warning("%s was compiled with what is unknown here, its loss is not used: %s", path, _first_line(error))
+        logging.warning("%s was compiled with what is unknown here, its loss is not used: %s", path, first_line(error))
         return model
 
 
@@ -186,7 +186,7 @@ def _reading_failure(path: str, error: Exception) -> str:
         return f"Model file {path!r} holds the custom object {custom[1]}: only built-in Keras layers can be read."
     if "Lambda" in str(error):
         return f"Model file {path!r} holds a Lambda layer, whose code cannot be read: replace it by built-in layers."
-    return f"Model file {path!r} is not a whole Keras model, save it with model.save('x.keras'): {_first_line(error)}"
+    return f"Model file {path!r} is not a whole Keras model, save it with model.save('x.keras'): {first_line(error)}"
 
 
 def _read_weights(model: "keras.Model", name: str, path: str) -> None:
@@ -197,9 +197,4 @@ def _read_weights(model: "keras.Model", name: str, path: str) -> None:
     try:
         model.load_weights(path)
     except Exception as error:  # by file format ValueError, OSError, KeyError, BadZipFile
-        raise ModelError(f"Weights {path!r} do not fit {name}, give that model's: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise ModelError(f"Weights {path!r} do not fit {name}, give that model's: {first_line(error)}") from error

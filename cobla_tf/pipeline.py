@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,21 +17,18 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.config import Config
-from cobla_tf.costs import resolve_limits
 from cobla_tf.errors import DataError
-from cobla_tf.examples import Examples, Sample, Stream, as_examples
-from cobla_tf.export import check_writable, export_model
-from cobla_tf.finetune import make_optimizer, train
-from cobla_tf.losses import Loss, check_images, check_labels, resolve_loss
+from cobla_tf.export import FILE_NAMES, export_model, replace_with
+from cobla_tf.finetune import train
 from cobla_tf.objective import Objective, evaluate
-from cobla_tf.qp import resolve_solver
+from cobla_tf.plan import Plan, make_plan
 from cobla_tf.report import BudgetReport, Evaluation, IterationRecord, Report, SiteReport
 from cobla_tf.report_files import write_report
-from cobla_tf.sites import Sites, find_sites
+from cobla_tf.sites import Sites
 from cobla_tf.solve import Solution, Solver
 from cobla_tf.surgery import mask_model, rebuild
 
-HELD_OUT_SHARE = 0.1
+BEFORE_FINE_TUNING = "before_fine_tuning.keras"
 PACKAGES = ("cobla-tf", "tensorflow", "keras", "numpy", "scipy", "mosek", "clarabel")
 
 
@@ -72,10 +70,13 @@ def compress(
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
         config: everything else.
 
+    The seed in `config` is set for Python, NumPy and TensorFlow alike.
+
     Raises:
         CoblaError: bad input, found before any work, with one sentence that says what to do.
     """
-    return _Run(config or Config(), scheme).compress(model, dataset, validation, {"macs": macs, "params": params}, exclude, loss)  # fmt: skip  # noqa: E501
+    run = _Run(config or Config(), scheme)
+    return run.compress(model, dataset, validation, {"macs": macs, "params": params}, exclude, loss)
 
 
 @dataclass
@@ -87,32 +88,29 @@ class _Run:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def compress(
         self, model: Any, dataset: Any, validation: Any, budgets: dict, exclude: Sequence[str], loss: Any
     ) -> Result:
         config = self.config
-        if config.output_dir is not None:
-            check_writable(config.output_dir)
-        make_optimizer(config.fine_tune)
         keras.utils.set_random_seed(config.seed)
-        rng = np.random.default_rng(config.seed)
-        with self._clock("data"):
-            train_set, held_out, evaluated_on = self._data(dataset, validation, rng)
-        probe = train_set.probe()
-        with self._clock("decomposition"):
-            sites = find_sites(model, self.scheme, exclude, tuple(probe.images.shape[1:]))
-        limits = resolve_limits(sites.costs, budgets)
-        chosen = resolve_loss(loss, model, probe)
-        self._check(model, chosen, (train_set, held_out))
-        qp_solver = resolve_solver(config.solve.qp_solver)
+        with self._clock("data and decomposition"):
+            plan = make_plan(
+                model, dataset, budgets=budgets, scheme=self.scheme, exclude=exclude, validation=validation, loss=loss,
+                config=config,
+            )  # fmt: skip
+        sites, held_out, chosen = plan.sites, plan.held_out, plan.loss
+        self.notes += _lost_attributes(sites)
         self._evaluate("original", lambda: evaluate(model, held_out, chosen, config.batch_size))
+        if not np.isfinite(self.evaluations["original"].loss):
+            raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
         masked = mask_model(model, sites, config.solve.gradient)
-        objective = Objective(masked, chosen, config.batch_size, probe)
-        budgeted = np.isfinite(limits)
+        objective = Objective(masked, chosen, config.batch_size, plan.train_set.probe())
+        budgeted = np.isfinite(plan.limits)
         solver = Solver(
-            objective, train_set, sites.sigmas, sites.costs.take(budgeted), limits[budgeted], config.solve, qp_solver,
-            rng, _log_iteration,
+            objective, plan.train_set, sites.sigmas, sites.costs.take(budgeted), plan.limits[budgeted], config.solve,
+            plan.qp_solver, np.random.default_rng(config.seed), _log_iteration,
         )  # fmt: skip
         with self._clock("solve"):
             solution = solver.run()
@@ -122,8 +120,8 @@ class _Run:
         with self._clock("rebuild"):
             compressed = rebuild(model, sites, rounded.kept, rounded.scale, rounded.allocation.whole)
         self._evaluate("compressed", lambda: evaluate(compressed, held_out, chosen, config.batch_size))
-        history = self._fine_tune(compressed, train_set, held_out, chosen)
-        report = self._report(model, sites, limits, solution, qp_solver, evaluated_on, history)
+        history = self._fine_tune(compressed, plan)
+        report = self._report(model, plan, solution, history)
         return Result(compressed, self._write(compressed, report))
 
     @contextmanager
@@ -141,67 +139,41 @@ class _Run:
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
         logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
 
-    def _data(self, dataset: Any, validation: Any, rng: np.random.Generator) -> tuple[Examples, Examples, str]:
-        train_set = as_examples(dataset)
-        if validation is not None:
-            held_out = as_examples(validation, "validation")
-            return train_set, held_out, f"the {held_out.size:,} validation images given, never optimised on"
-        if isinstance(train_set, Stream):
-            raise DataError(
-                "the dataset is too large to set a part of it apart in memory; pass validation= with held-out data."
-            )
-        if train_set.size < 2:
-            raise DataError("expected at least 2 images, of which one is held out, got 1; pass validation=.")
-        rest, held_out = train_set.split(HELD_OUT_SHARE, rng)
-        return (
-            rest,
-            held_out,
-            f"{held_out.size:,} images set apart from the {train_set.size:,} given, never optimised on",
-        )
-
-    @staticmethod
-    def _check(model: keras.Model, loss: Loss, sets: tuple[Examples, ...]) -> None:
-        for examples in sets:
-            if isinstance(examples, Sample):
-                check_images(model, examples)
-                if loss.labels == "sparse":
-                    check_labels(examples.labels, model.outputs[0].shape[-1])
-
-    def _fine_tune(
-        self, model: keras.Model, train_set: Examples, held_out: Examples, loss: Loss
-    ) -> tuple[dict[str, float], ...]:
-        if not self.config.fine_tune.epochs:
+    def _fine_tune(self, model: keras.Model, plan: Plan) -> tuple[dict[str, float], ...]:
+        config = self.config
+        if not config.fine_tune.epochs:
             return ()
-        if self.config.output_dir is not None:
-            model.save(self.config.output_dir / "before_fine_tuning.keras")
+        if config.output_dir is not None:
+            path = replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)
+            self.files["before fine-tuning"] = str(path)
         with self._clock("fine-tuning"):
-            progress = sys.stderr.isatty()
-            history = train(model, train_set, loss, self.config.fine_tune, self.config.batch_size, progress)
-        self._evaluate("fine-tuned", lambda: evaluate(model, held_out, loss, self.config.batch_size))
+            history = train(model, plan.train_set, plan.loss, config.fine_tune, config.batch_size, sys.stderr.isatty())
+        if not all(np.isfinite(epoch["loss"]) for epoch in history):
+            self.notes.append("fine-tuning diverged to NaN; the weights from before it were kept")
+        self._evaluate("fine-tuned", lambda: evaluate(model, plan.held_out, plan.loss, config.batch_size))
         return history
 
     def _report(
-        self, model: keras.Model, sites: Sites, limits: np.ndarray, solution: Solution, qp_solver: str,
-        evaluated_on: str, history: tuple[dict[str, float], ...],
-    ) -> Report:  # fmt: skip
+        self, model: keras.Model, plan: Plan, solution: Solution, history: tuple[dict[str, float], ...]
+    ) -> Report:
         return Report(
             model=model.name,
             scheme=self.scheme,
-            budgets=_budget_reports(sites, limits, solution),
-            sites=_site_reports(sites, solution),
-            skipped=sites.skipped,
+            budgets=_budget_reports(plan.sites, plan.limits, solution),
+            sites=_site_reports(plan.sites, solution),
+            skipped=plan.sites.skipped,
             iterations=solution.records,
-            qp_solver=qp_solver,
+            qp_solver=plan.qp_solver,
             status=solution.status,
             evaluations=self.evaluations,
-            evaluated_on=evaluated_on,
+            evaluated_on=plan.evaluated_on,
             seed=self.config.seed,
             config=dataclasses.asdict(self.config),
             versions=_versions(),
             seconds=self.seconds,
             notes=tuple(self.notes),
             fine_tuning=history,
-            command=shlex.join(sys.argv),
+            command=_command(),
         )
 
     def _write(self, model: keras.Model, report: Report) -> Report:
@@ -209,10 +181,34 @@ class _Run:
             return report
         with self._clock("export"):
             exports = export_model(model, self.config.output_dir, self.config.exports)
-        files = {name: str(path) for name, path in exports.files.items()}
-        report = dataclasses.replace(report, files=files, failures=exports.failures)
+        files = {**self.files, **{name: str(path) for name, path in exports.files.items()}}
+        notes = (*report.notes, *_left_from_before(self.config.output_dir, files))
+        report = dataclasses.replace(report, files=files, failures=exports.failures, notes=notes)
         written = write_report(report, self.config.output_dir)
         return dataclasses.replace(report, files={**files, **{name: str(path) for name, path in written.items()}})
+
+
+def _lost_attributes(sites: Sites) -> list[str]:
+    """Notes on what a kernel had and its factors have not."""
+    return [
+        f"{site.name}: its {name.replace('_', ' ')} does not carry over to two factors and is left out in fine-tuning"
+        for site in sites.found
+        for name in ("kernel_regularizer", "kernel_constraint")
+        if getattr(site.layer, name) is not None
+    ]
+
+
+def _left_from_before(folder: Path, files: dict[str, str]) -> list[str]:
+    names = (BEFORE_FINE_TUNING, *FILE_NAMES.values())
+    stale = [name for name in names if (folder / name).exists() and str(folder / name) not in files.values()]
+    return [f"{name} is of an earlier run in the same folder" for name in stale]
+
+
+def _command() -> str:
+    """The command line that repeats this run; empty where it was called from Python."""
+    if Path(sys.argv[0]).parts[-2:] != ("cobla_tf", "main.py"):
+        return ""
+    return shlex.join(["python", "-m", "cobla_tf.main", *sys.argv[1:]])
 
 
 def _budget_reports(sites: Sites, limits: np.ndarray, solution: Solution) -> tuple[BudgetReport, ...]:

@@ -126,6 +126,10 @@ def _reason_to_skip(uses: list[Call], exclude: Sequence[str]) -> str | None:
         return "channels_first data format"
     if not np.isfinite(layer.kernel.numpy()).all():
         return "its kernel holds values that are not finite"
+    if isinstance(layer.activation, keras.layers.PReLU) or getattr(layer.activation, "weights", None):
+        return "its activation has weights of its own"
+    if getattr(layer, "lora_enabled", False):
+        return "its kernel has a LoRA part: merge it first"
     if any(size is None for call in uses for size in (*call.input_shape, *call.output_shape)):
         return "its image size is open; give the model a fixed input shape"
     return None

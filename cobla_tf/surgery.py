@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.graph import record_calls, transform
+from cobla_tf.graph import leaf_layers, record_calls, transform
 from cobla_tf.layers import MaskedConv2D, factor_geometry
 from cobla_tf.layout import Layout
 from cobla_tf.sites import Site, Sites
@@ -114,7 +114,7 @@ def rebuild(model: keras.Model, sites: Sites, kept: Array, scale: Array, whole: 
         a functional model in which every decomposed site is two Conv2D layers, NAME_g and NAME_h.
     """
     layout: Layout = sites.layout
-    taken = {layer.name for layer in model.layers}
+    taken = {name for path, _ in leaf_layers(model) for name in path.split("/")}
     pairs: dict[int, tuple[Site, list[keras.layers.Layer], tuple[Array, Array]]] = {}
     for i, (keep, factor) in enumerate(zip(layout.split(kept), layout.split(scale), strict=True)):
         site = sites.found[i]
@@ -147,12 +147,14 @@ def _plain_pair(site: Site, rank: int, names: list[str]) -> list[keras.layers.La
         {"kernel_size": size, "strides": strides, "dilation_rate": dilation}
         for size, (strides, dilation) in zip(sizes, geometry, strict=True)
     )
+    activation = keras.activations.deserialize(keras.activations.serialize(layer.activation))  # a layer: not shared
     return [
         keras.layers.Conv2D(rank, use_bias=False, name=names[0], **first, **shared),
         keras.layers.Conv2D(
             layer.filters,
             use_bias=layer.use_bias,
-            activation=layer.activation,
+            activation=activation,
+            activity_regularizer=layer.activity_regularizer,
             bias_regularizer=layer.bias_regularizer,
             bias_constraint=layer.bias_constraint,
             name=names[1],

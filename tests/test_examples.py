@@ -43,7 +43,7 @@ def test_a_set_above_the_memory_limit_is_streamed(monkeypatch):
     first, second = stream.draw(8, rng), stream.draw(8, rng)
     assert not set(first.labels) & set(second.labels)
     assert sum(len(x) for x, _ in stream.batches(3)) == 20
-    assert stream.probe().size == 3
+    assert stream.probe().size == 20
 
 
 @pytest.mark.parametrize(

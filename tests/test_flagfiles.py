@@ -9,7 +9,17 @@ from cobla_tf.flagfiles import packaged_flagfiles, resolve_flagfiles
 
 NAMES = ("digits.flags", "nin_cifar10.flags", "squeezenet.flags", "vgg16.flags")
 STRINGS = ("model", "weights", "dataset", "data_dir", "preprocessing", "scheme", "qp_solver", "optimizer", "output_dir")
-NUMBERS = ("macs", "params", "sample_fraction", "iterations", "seed", "epochs", "learning_rate", "batch_size")
+NUMBERS = (
+    "macs",
+    "params",
+    "sample_fraction",
+    "iterations",
+    "seed",
+    "pretrain_epochs",
+    "epochs",
+    "learning_rate",
+    "batch_size",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from networks import images_and_labels, small_cnn
 
 from cobla_tf.errors import DataError, ModelError
 from cobla_tf.examples import Sample
-from cobla_tf.losses import resolve_loss
+from cobla_tf.losses import check_images, resolve_loss
 
 
 def head(activation, units=3):
@@ -29,6 +29,26 @@ def test_logits_and_probabilities_are_told_apart(activation, said, one_hot):
     expected = -np.mean(np.log(np.asarray(probabilities)[np.arange(16), labels]))
     assert float(loss.total(sample.labels, outputs)) / 16 == pytest.approx(expected, rel=1e-5)
     assert int(loss.hits(sample.labels, outputs)) == np.sum(np.argmax(outputs, axis=1) == labels)
+
+
+@pytest.mark.parametrize("name", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy])
+@pytest.mark.parametrize(("activation", "said"), [(None, "on logits"), ("softmax", "on probabilities")])
+def test_the_bare_name_of_the_default_is_recognised_too(name, activation, said):
+    assert said in resolve_loss(name, head(activation), Sample(*images_and_labels(16))).description
+
+
+def test_a_binary_classifier_with_its_loss():
+    images, labels = images_and_labels(16, classes=2)
+    loss = resolve_loss("binary_crossentropy", head("sigmoid", units=1), Sample(images, labels[:, None]))
+    assert loss.labels == "other"
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels"), [("mse", [[1.0, 2.0]] * 3), ("categorical_crossentropy", [[0.5] * 4] * 3), (None, ["a"] * 3)]
+)
+def test_labels_that_no_loss_can_take(loss, labels):
+    with pytest.raises((DataError, ModelError), match="labels"):
+        resolve_loss(loss, head(None), Sample(images_and_labels(3)[0], np.array(labels)))
 
 
 @pytest.mark.parametrize("given", ["mse", keras.losses.MeanSquaredError(), keras.losses.MeanSquaredError("sum")])
@@ -59,7 +79,7 @@ def test_outputs_and_labels_that_do_not_fit(model, labels, error, sentence):
 
 def test_images_of_the_wrong_shape():
     with pytest.raises(DataError, match=r"shape \(10, 10, 2\).*got \(9, 9, 2\)"):
-        resolve_loss(None, small_cnn(), Sample(*images_and_labels(3, (9, 9, 2))))
+        check_images(small_cnn(), Sample(*images_and_labels(3, (9, 9, 2))))
 
 
 def test_a_loss_that_is_not_finite_at_the_start():

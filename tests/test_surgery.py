@@ -142,3 +142,64 @@ def test_exclude_patterns():
         find_sites(model, "spatial", ["*"])
     with pytest.raises(ConfigError, match="sequence"):
         find_sites(model, "spatial", "conv1")
+
+
+def conv(name, filters=6):
+    return keras.layers.Conv2D(filters, 3, padding="same", name=name)
+
+
+def nested_twice(x):
+    inner = keras.Input((None, None, 6))
+    block = keras.Model(inner, conv("inner")(inner), name="block")
+    return block(keras.layers.MaxPooling2D()(block(x)))
+
+
+def keyword_calls(x):
+    x = keras.layers.MultiHeadAttention(1, 2)(query=x, value=x)
+    return conv("by_keyword")(inputs=x)
+
+
+def two_in_two_out(x):
+    one, two = keras.Input((8, 8, 6)), keras.Input((8, 8, 6))
+    pair = keras.Model([one, two], [conv("left")(one), two], name="pair")
+    return keras.layers.Add()(pair([x, x]))
+
+
+def clashing_names(x):
+    return conv("c_g")(conv("c")(x))
+
+
+def learnt_normalization(x):
+    layer = keras.layers.Normalization()
+    layer.adapt(np.random.default_rng(0).normal(3.0, 2.0, (20, 8, 8, 6)).astype("float32"))
+    return layer(x)
+
+
+@pytest.mark.parametrize("middle", [nested_twice, keyword_calls, two_in_two_out, clashing_names, learnt_normalization])
+def test_graphs_of_many_kinds_are_copied_exactly(middle):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 2))
+    x = keras.layers.GlobalAveragePooling2D()(middle(conv("first")(images)))
+    model = keras.Model(images, keras.layers.Dense(3)(x))
+    model.compile("adam", loss=lambda labels, outputs: keras.ops.mean(outputs))
+    sites = find_sites(model, "spatial")
+    ones = np.ones(sites.layout.size)
+    rebuilt = rebuild(model, sites, ones > 0, ones, np.zeros(len(sites.found), dtype=bool))
+    data = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).astype("float32")
+    assert relative_error(rebuilt(data), model(data)) < TOLERANCE
+    counted = np.sum(list(count_convolutions(rebuilt).values()), axis=0)
+    np.testing.assert_array_equal(counted, (sites.costs.per_rank * sites.costs.full_ranks).sum(axis=1))
+
+
+def test_an_activation_with_weights_is_left_alone():
+    images = keras.Input((8, 8, 2))
+    x = keras.layers.Conv2D(4, 3, activation=keras.layers.PReLU(), name="prelu")(images)
+    sites = find_sites(keras.Model(images, conv("site")(x)), "spatial")
+    assert [layer.reason for layer in sites.skipped] == ["its activation has weights of its own"]
+
+
+def test_a_layer_that_cannot_be_copied_says_so():
+    images = keras.Input((8, 8, 2))
+    x = keras.layers.Conv2D(4, 3, activation=lambda x: x, name="by_lambda")(images)
+    with pytest.raises(ModelError, match=r"'by_lambda'.*cannot be copied"):
+        find_sites(keras.Model(images, x), "spatial")

@@ -1,0 +1,102 @@
+"""Everything that is checked and settled before the first gradient."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from cobla_tf.config import Config
+from cobla_tf.costs import resolve_limits
+from cobla_tf.errors import DataError
+from cobla_tf.examples import Examples, Sample, Stream, as_examples
+from cobla_tf.export import check_writable
+from cobla_tf.finetune import make_optimizer
+from cobla_tf.graph import check_model
+from cobla_tf.losses import Loss, check_images, check_labels, resolve_loss
+from cobla_tf.qp import resolve_solver
+from cobla_tf.sites import Sites, find_sites
+
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a compression will work on.
+
+    Attributes:
+        train_set: what the optimiser sees.
+        held_out: what every accuracy is measured on.
+        evaluated_on: a sentence about the held-out data.
+        sites: of the model.
+        limits: float64 [R] in the order of sites.costs.resources, infinite where there is no budget.
+        loss: how the network is judged.
+        qp_solver: a resolved back end.
+    """
+
+    train_set: Examples
+    held_out: Examples
+    evaluated_on: str
+    sites: Sites
+    limits: np.ndarray
+    loss: Loss
+    qp_solver: str
+
+
+def make_plan(
+    model: Any,
+    dataset: Any,
+    *,
+    budgets: dict[str, float | None],
+    scheme: str,
+    exclude: Sequence[str],
+    validation: Any,
+    loss: Any,
+    config: Config,
+) -> Plan:
+    """Check all input, cheapest first; the arguments are those of compress().
+
+    Raises:
+        CoblaError: see there.
+    """
+    if config.output_dir is not None:
+        check_writable(config.output_dir)
+    make_optimizer(config.fine_tune)
+    qp_solver = resolve_solver(config.solve.qp_solver)
+    check_model(model)
+    train_set, held_out, evaluated_on = _split(dataset, validation, config.seed)
+    probe = train_set.probe()
+    check_images(model, probe)
+    sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))
+    limits = resolve_limits(sites.costs, budgets)
+    chosen = resolve_loss(loss, model, probe)
+    for name, examples in (("dataset", train_set), ("validation", held_out)):
+        _check_examples(name, examples, probe, model, chosen)
+    return Plan(train_set, held_out, evaluated_on, sites, limits, chosen, qp_solver)
+
+
+def _split(dataset: Any, validation: Any, seed: int) -> tuple[Examples, Examples, str]:
+    train_set = as_examples(dataset)
+    if validation is not None:
+        held_out = as_examples(validation, "validation")
+        return train_set, held_out, f"the {held_out.size:,} validation images given, never optimised on"
+    if isinstance(train_set, Stream):
+        raise DataError("the dataset is too large to set a part of it apart in memory; pass validation= as well.")
+    if train_set.size < 2:
+        raise DataError("expected at least 2 images, of which one is held out, got 1; pass validation=.")
+    rest, held_out = train_set.split(HELD_OUT_SHARE, np.random.default_rng(seed))
+    return rest, held_out, f"{held_out.size:,} images set apart from the {train_set.size:,} given, never optimised on"
+
+
+def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.Model, loss: Loss) -> None:
+    """Images and labels of the form of the probe; all labels where they are in memory."""
+    sample = examples if isinstance(examples, Sample) else examples.probe()
+    check_images(model, sample)
+    if sample.labels.shape[1:] != probe.labels.shape[1:]:
+        raise DataError(
+            f"{name}: expected labels of shape {probe.labels.shape[1:]} an image, as in the dataset, "
+            f"got {sample.labels.shape[1:]}."
+        )
+    if loss.labels == "sparse":
+        check_labels(sample.labels, model.outputs[0].shape[-1])
