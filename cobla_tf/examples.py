@@ -86,11 +86,11 @@ class Stream:
         images, labels = next(self.batches(PROBE))
         return Sample(images[:PROBE], labels[:PROBE])
 
-    def draw(self, count: int, rng: np.random.Generator) -> Sample:
-        """The next `count` examples of an endless shuffled pass, in memory.
+    def check_draw(self, count: int) -> None:
+        """Refuse samples too large to hold.
 
         Raises:
-            DataError: they would take more than SAMPLE_LIMIT bytes.
+            DataError: `count` images take more than SAMPLE_LIMIT bytes.
         """
         each = self.probe().images[0].nbytes
         if each * count > SAMPLE_LIMIT:
@@ -99,6 +99,9 @@ class Stream:
                 f"{SAMPLE_LIMIT / 2**30:.0f} are held: set sample_fraction to {SAMPLE_LIMIT / each / self.size:.2g} or "
                 "less."
             )
+
+    def draw(self, count: int, rng: np.random.Generator) -> Sample:
+        """The next `count` examples of an endless shuffled pass, in memory."""
         if self._endless is None:
             shuffled = self.dataset.unbatch().shuffle(SHUFFLE_BUFFER, seed=int(rng.integers(2**31))).repeat()
             self._endless = shuffled.as_numpy_iterator()

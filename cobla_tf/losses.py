@@ -95,7 +95,7 @@ def check_images(model: keras.Model, probe: Sample) -> None:
         raise ModelError(
             f"expected a model with one input and one output, got {len(model.inputs)} and {len(model.outputs)}."
         )
-    if not isinstance(model.output, keras.KerasTensor):
+    if not isinstance(model, keras.Sequential) and not isinstance(model.output, keras.KerasTensor):
         raise ModelError(f"expected a model whose output is a tensor, got a {type(model.output).__name__} of one.")
     expected, got = tuple(model.inputs[0].shape[1:]), probe.images.shape[1:]
     if len(expected) != len(got) or any(e not in (None, g) for e, g in zip(expected, got, strict=True)):

@@ -66,6 +66,8 @@ def make_plan(
     qp_solver = resolve_solver(config.solve.qp_solver)
     check_model(model)
     train_set, held_out, evaluated_on = _split(dataset, validation, config.seed)
+    if isinstance(train_set, Stream):
+        train_set.check_draw(config.solve.sample_size(train_set.size))
     probe = train_set.probe()
     check_images(model, probe)
     sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))

@@ -44,6 +44,10 @@ def test_a_set_above_the_memory_limit_is_streamed(monkeypatch):
     assert not set(first.labels) & set(second.labels)
     assert sum(len(x) for x, _ in stream.batches(3)) == 20
     assert stream.probe().size == 20
+    monkeypatch.setattr(examples, "SAMPLE_LIMIT", 8 * 4)
+    stream.check_draw(8)
+    with pytest.raises(DataError, match=r"set sample_fraction to 0\.4 or less"):
+        stream.check_draw(9)
 
 
 @pytest.mark.parametrize(
