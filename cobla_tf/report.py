@@ -39,7 +39,11 @@ class SkippedLayer:
 
 @dataclass(frozen=True)
 class IterationRecord:
-    """One SQP iteration: its own seconds, the run's gradients and loss-only values so far, used / limit by resource."""
+    """One SQP iteration: its own seconds, the run's gradients and loss-only values so far, used / limit by resource.
+
+    `prices` holds the multipliers of the budget rows: by how much about the loss on the sample would fall if a budget
+    were wider by one per cent of the original cost; empty where no budget was in play.
+    """
 
     phase: str
     iteration: int
@@ -51,6 +55,7 @@ class IterationRecord:
     gradients: int
     values: int
     qp_residual: float
+    prices: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,13 +145,20 @@ class Report:
         total = sum(self.seconds.values())
         return f"{len(self.iterations)} SQP iterations{passes}, QP solver {self.qp_solver}, {total:.1f} s in all"
 
+    def prices(self) -> str:
+        """One line: what a wider budget would buy, from the last iteration that had one."""
+        last = next((record.prices for record in reversed(self.iterations) if record.prices), {})
+        parts = [f"{name} {price:.1e}" for name, price in last.items()]
+        ask = "loss that one more per cent of the original cost would save, about"
+        return f"{ask}: {', '.join(parts)}" if parts else ""
+
     def summary(self) -> str:
         """The closing text for a terminal."""
         parts = [
             f"{self.model}, scheme {self.scheme}: {self.status}",
             self.site_table(),
             self._left_alone(),
-            self.budget_table(),
+            "\n".join(part for part in (self.budget_table(), self.prices()) if part),
             f"{self.evaluation_table()}\nevaluated on: {self.evaluated_on}" if self.evaluations else "",
             self.effort(),
             "\n".join(f"note: {note}" for note in self.notes),

@@ -40,7 +40,7 @@ def markdown(report: Report) -> str:
     """The report as one Markdown page; its figures lie beside it."""
     sections = {
         f"# {report.model}, compressed": _opening(report),
-        "## Budgets": report.budget_table(STYLE),
+        "## Budgets": "\n\n".join(part for part in (report.budget_table(STYLE), report.prices()) if part),
         "## Accuracy": _accuracy(report),
         "## Sites": f"![Share of MACs kept at each site]({NAMES['sites']})\n\n{report.site_table(STYLE)}",
         "## Left alone": _left_alone(report),
@@ -59,6 +59,7 @@ def _opening(report: Report) -> str:
     ranked = f"{len(report.sites) - whole} of {len(report.sites)} sites decomposed (scheme {report.scheme})"
     lines = [f"{report.status}.".replace("..", "."), f"{ranked}; {report.effort()}."]
     lines += [f"Note: {note}" for note in report.notes]
+    lines += [f"Export {name} failed: {reason}" for name, reason in report.failures.items()]
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -101,7 +101,13 @@ class Solver:
         masks, whole, status = self.layout.leading(start.ranks), start.whole, []
         band = self._band(masks)
         for phase in range(1, len(self.sigmas) + 2):
-            masks, result = self._sqp(f"solve {phase}", masks, whole, band)
+            try:
+                masks, result = self._sqp(f"solve {phase}", masks, whole, band)
+            except SolverError as error:
+                if phase == 1:
+                    raise
+                status.append(f"solve {phase}: left out: {error}")
+                break
             status.append(f"solve {phase}: {result.status}")
             saturated = self.costs.settle(np.floor(self.layout.sums(masks) + 1e-6).astype(np.int64), whole).whole
             if (saturated == whole).all():
@@ -165,6 +171,7 @@ class Solver:
             gradients=self.gradients + step.gradients,
             values=self.values + step.values,
             qp_residual=step.qp.residual,
+            prices=dict(zip(shares, (step.qp.row_multipliers / 100).tolist(), strict=False)),
         )
         self.records.append(entry)
         self.on_record(entry)

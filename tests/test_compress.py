@@ -40,6 +40,9 @@ def test_the_compressed_network_is_plain_and_within_its_budgets(model, scheme, b
         assert (budget.limit is None) == (budget.resource not in budgets)
     for layer in result.model.layers:
         assert type(layer).__module__.startswith("keras.")
+    for record in result.report.iterations:
+        assert record.phase == "re-scale" or set(record.prices) == set(budgets)
+        assert all(price >= 0 for price in record.prices.values())
     assert {"original", "heuristic start", "relaxed", "compressed"} == set(result.report.evaluations)
     assert [(layer.name, layer.reason) for layer in result.report.skipped] == [("logits", "not a Conv2D")]
 

@@ -99,6 +99,19 @@ def test_summary_tells_sites_totals_accuracies_and_files():
     assert text.index("conv0") < text.index("1,512,345") < text.index("90.00 %") < text.index("out/compressed.keras")
 
 
+def test_prices_are_of_the_last_iteration_that_had_a_budget():
+    first, last = make_report(count=2).iterations[:1] * 2
+    report = make_report(
+        iterations=(
+            dataclasses.replace(first, prices={"macs": 0.5}),
+            dataclasses.replace(last, prices={"macs": 0.0012}),
+            last,
+        )
+    )
+    assert "macs 1.2e-03" in report.summary()
+    assert make_report(iterations=(last,)).prices() == ""
+
+
 @pytest.mark.parametrize("accuracy", [None, 0.0])
 def test_a_missing_accuracy_is_not_zero(accuracy):
     line = make_report(evaluations={"original": Evaluation(1.0, accuracy, 9)}).evaluation_table().splitlines()[2]
