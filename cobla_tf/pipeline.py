@@ -75,8 +75,21 @@ def compress(
     Raises:
         CoblaError: bad input, found before any work, with one sentence that says what to do.
     """
-    run = _Run(config or Config(), scheme)
-    return run.compress(model, dataset, validation, {"macs": macs, "params": params}, exclude, loss)
+    config = config or Config()
+    keras.utils.set_random_seed(config.seed)
+    run = _Run(config, scheme)
+    with run.clock("checks and decomposition"):
+        plan = make_plan(
+            model,
+            dataset,
+            budgets={"macs": macs, "params": params},
+            scheme=scheme,
+            exclude=exclude,
+            validation=validation,
+            loss=loss,
+            config=config,
+        )
+    return run.compress(model, plan)
 
 
 @dataclass
@@ -90,42 +103,47 @@ class _Run:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
-    def compress(
-        self, model: Any, dataset: Any, validation: Any, budgets: dict, exclude: Sequence[str], loss: Any
-    ) -> Result:
-        config = self.config
-        keras.utils.set_random_seed(config.seed)
-        with self._clock("data and decomposition"):
-            plan = make_plan(
-                model, dataset, budgets=budgets, scheme=self.scheme, exclude=exclude, validation=validation, loss=loss,
-                config=config,
-            )  # fmt: skip
-        sites, held_out, chosen = plan.sites, plan.held_out, plan.loss
-        self.notes += _lost_attributes(sites)
-        self._evaluate("original", lambda: evaluate(model, held_out, chosen, config.batch_size))
+    def compress(self, model: keras.Model, plan: Plan) -> Result:
+        """Evaluate, solve, rebuild, fine-tune, export and report."""
+        batch_size = self.config.batch_size
+        self.notes += _lost_attributes(plan.sites)
+        self._evaluate("original", lambda: evaluate(model, plan.held_out, plan.loss, batch_size))
         if not np.isfinite(self.evaluations["original"].loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        masked = mask_model(model, sites, config.solve.gradient)
-        objective = Objective(masked, chosen, config.batch_size, plan.train_set.probe())
-        budgeted = np.isfinite(plan.limits)
-        solver = Solver(
-            objective, plan.train_set, sites.sigmas, sites.costs.take(budgeted), plan.limits[budgeted], config.solve,
-            plan.qp_solver, np.random.default_rng(config.seed), _log_iteration,
-        )  # fmt: skip
-        with self._clock("solve"):
-            solution = solver.run()
-        for stage, masks in (("heuristic start", solution.start), ("relaxed", solution.relaxed)):
-            self._evaluate(stage, lambda masks=masks: objective.evaluate(masks, held_out, chosen))
+        solution = self._solve(model, plan)
         rounded = solution.rounded
-        with self._clock("rebuild"):
-            compressed = rebuild(model, sites, rounded.kept, rounded.scale, rounded.allocation.whole)
-        self._evaluate("compressed", lambda: evaluate(compressed, held_out, chosen, config.batch_size))
+        with self.clock("rebuild"):
+            compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
+        self._evaluate("compressed", lambda: evaluate(compressed, plan.held_out, plan.loss, batch_size))
         history = self._fine_tune(compressed, plan)
         report = self._report(model, plan, solution, history)
         return Result(compressed, self._write(compressed, report))
 
+    def _solve(self, model: keras.Model, plan: Plan) -> Solution:
+        config, sites = self.config, plan.sites
+        budgeted = np.isfinite(plan.limits)
+        masked = mask_model(model, sites, config.solve.gradient)
+        objective = Objective(masked, plan.loss, config.batch_size, plan.train_set.probe())
+        solver = Solver(
+            objective=objective,
+            examples=plan.train_set,
+            sigmas=sites.sigmas,
+            costs=sites.costs.take(budgeted),
+            limits=plan.limits[budgeted],
+            config=config.solve,
+            qp_solver=plan.qp_solver,
+            rng=np.random.default_rng(config.seed),
+            on_record=_log_iteration,
+        )
+        with self.clock("solve"):
+            solution = solver.run()
+        for stage, masks in (("heuristic start", solution.start), ("relaxed", solution.relaxed)):
+            self._evaluate(stage, lambda masks=masks: objective.evaluate(masks, plan.held_out, plan.loss))
+        return solution
+
     @contextmanager
-    def _clock(self, stage: str) -> Iterator[None]:
+    def clock(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to a stage's seconds."""
         began = time.perf_counter()
         try:
             yield
@@ -133,7 +151,7 @@ class _Run:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
     def _evaluate(self, stage: str, run: Callable[[], Evaluation]) -> None:
-        with self._clock("evaluation"):
+        with self.clock("evaluation"):
             self.evaluations[stage] = run()
         result = self.evaluations[stage]
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
@@ -146,7 +164,7 @@ class _Run:
         if config.output_dir is not None:
             path = replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)
             self.files["before fine-tuning"] = str(path)
-        with self._clock("fine-tuning"):
+        with self.clock("fine-tuning"):
             history = train(model, plan.train_set, plan.loss, config.fine_tune, config.batch_size, sys.stderr.isatty())
         if not all(np.isfinite(epoch["loss"]) for epoch in history):
             self.notes.append("fine-tuning diverged to NaN; the weights from before it were kept")
@@ -179,7 +197,7 @@ class _Run:
     def _write(self, model: keras.Model, report: Report) -> Report:
         if self.config.output_dir is None:
             return report
-        with self._clock("export"):
+        with self.clock("export"):
             exports = export_model(model, self.config.output_dir, self.config.exports)
         files = {**self.files, **{name: str(path) for name, path in exports.files.items()}}
         notes = (*report.notes, *_left_from_before(self.config.output_dir, files))
