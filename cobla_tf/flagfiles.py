@@ -48,7 +48,7 @@ def _locate(name: str) -> str:
         raise ConfigError(f"Flagfile {name!r} is not a file: check the path; {_choice()}.")
     packaged = packaged_flagfiles()
     if name not in packaged:
-        raise ConfigError(f"Flagfile {name!r} is neither in the current folder nor in experiments/; {_choice()}.")
+        raise ConfigError(f"Flagfile {name!r} is neither in the current folder nor among the package's; {_choice()}.")
     return str(packaged[name])
 
 

@@ -1,6 +1,6 @@
 """Command line: python -m cobla_tf.main --flagfile=NAME.flags; the only file that reads flags.
 
-Without --model and --flagfile it compresses a small network for scikit-learn's digits (digits.flags).
+Without --model, --dataset and --flagfile it compresses a small network for scikit-learn's digits (digits.flags).
 """
 
 import logging as python_logging
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cobla_tf.plan import Plan
 
 DEFAULT_FLAGFILE = "digits.flags"
+HELP = {"help", "helpfull", "helpshort", "helpxml", "h", "?"}
 
 _MODEL = flags.DEFINE_string(
     "model", None, "What to compress: digits_cnn, nin_cifar10, squeezenet_v1.0, squeezenet_v1.1, vgg16, or the path of "
@@ -73,10 +74,15 @@ _EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORT
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point: parse, compress, print; exits with 0, 1 (an export failed), 2 (bad input) or 130 (Ctrl-C)."""
+    argv = sys.argv if argv is None else argv
     try:
-        app.run(main, argv=_complete(sys.argv if argv is None else argv))
+        app.run(main, argv=_complete(argv), flags_parser=_parse)
     except CoblaError as error:
         sys.exit(_fail(error))
+    except SystemExit:
+        if HELP & _names(argv):  # absl takes a wish for help for a failure
+            sys.exit(0)
+        raise
 
 
 def main(argv: list[str]) -> int:
@@ -97,11 +103,21 @@ def main(argv: list[str]) -> int:
 
 
 def _complete(argv: list[str]) -> list[str]:
-    """Without a model or a flagfile of the user's, digits.flags comes first and the other flags override it."""
-    names = [argument.split("=")[0].lstrip("-") for argument in argv[1:]]
-    if not {"model", "flagfile", "help", "helpfull", "helpshort", "h", "?"} & set(names):
+    """Without a model, data set or flagfile of the user's, digits.flags comes first and the other flags override it."""
+    if not ({"model", "dataset", "flagfile"} | HELP) & _names(argv):
         argv = [argv[0], f"{OPTIONS[0]}={DEFAULT_FLAGFILE}", *argv[1:]]
     return resolve_flagfiles(argv)
+
+
+def _names(argv: list[str]) -> set[str]:
+    return {argument.split("=")[0].lstrip("-") for argument in argv[1:] if argument.startswith("-")}
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise ConfigError(f"{error}; --help lists all flags.") from error
 
 
 def _fail(error: CoblaError) -> int:
@@ -143,7 +159,10 @@ def _compress(config: Config) -> "Result":
     budgets = {"macs": _budget("macs", _MACS.value), "params": _budget("params", _PARAMS.value)}
     missing = [flag.name for flag in (_MODEL, _DATASET) if flag.value is None]
     if missing:
-        raise ConfigError(f"expected --{' and --'.join(missing)}; a flagfile or the command line must give them.")
+        raise ConfigError(
+            f"expected --{' and --'.join(missing)}: model and data set are both needed, from a flagfile or the command "
+            "line; --help tells their forms."
+        )
 
     logging.info("devices: %s", ", ".join(_devices()))
     import keras
@@ -205,7 +224,8 @@ def _pretrain(model: "keras.Model", plan: "Plan", config: Config) -> None:
     schedule = FineTuneConfig(_PRETRAIN.value, config.fine_tune.optimizer, config.fine_tune.learning_rate)
     logging.info("training %s for %d epochs", model.name, _PRETRAIN.value)
     train(model, plan.train_set, plan.loss, schedule, config.batch_size, progress=sys.stderr.isatty())
-    replace_with(config.output_dir / "pretrained.keras", model.save)
+    path = replace_with(config.output_dir / "pretrained.keras", model.save)
+    logging.info("the trained network lies in %s", path)
 
 
 if __name__ == "__main__":

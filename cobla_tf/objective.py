@@ -29,7 +29,7 @@ class Objective:
     """
 
     def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample) -> None:
-        """Trace nothing yet: the first batch does."""
+        """Trace both steps."""
         self._masked = masked
         self._batch_size = batch_size
         self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
@@ -63,13 +63,17 @@ def _signature(model: keras.Model, probe: Sample) -> list[tf.TensorSpec]:
     return [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in (images, labels)]
 
 
+def _traced(step: Callable, signature: list[tf.TensorSpec]) -> Callable:
+    """One graph for batches of any size."""
+    return tf.function(step, input_signature=signature).get_concrete_function()
+
+
 def _steps(
     masked: MaskedModel, loss: Loss, sums: list[tf.Variable], signature: list[tf.TensorSpec]
 ) -> tuple[Callable, Callable]:
     def total(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return loss.total(labels, masked.model(images, training=False))
 
-    @tf.function(input_signature=signature)
     def gradient_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masked.variables)
@@ -79,7 +83,7 @@ def _steps(
             store.assign_add(gradient)
         return value
 
-    return tf.function(total, input_signature=signature), gradient_step
+    return _traced(total, signature), _traced(gradient_step, signature)
 
 
 def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
@@ -91,14 +95,14 @@ def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
 def evaluate(model: keras.Model, examples: Examples, loss: Loss, batch_size: int) -> Evaluation:
     """Mean loss, and accuracy where labels are classes, over all examples."""
 
-    @tf.function(input_signature=_signature(model, examples.probe()))
     def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         outputs = model(images, training=False)
         hits = loss.hits(labels, outputs) if loss.labels != "other" else tf.constant(0)
         return loss.total(labels, outputs), hits
 
+    traced = _traced(step, _signature(model, examples.probe()))
     total, hits, count = 0.0, 0, 0
     for images, labels in tensors(model, examples, batch_size):
-        value, correct = step(images, labels)
+        value, correct = traced(images, labels)
         total, hits, count = total + float(value), hits + int(correct), count + len(images)
     return Evaluation(total / count, hits / count if loss.labels != "other" else None, count)

@@ -77,7 +77,8 @@ def compress(
     """
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
-    run = _Run(config, scheme)
+    asked = {"macs": macs, "params": params, "scheme": scheme, "exclude": list(exclude)}
+    run = _Run(config, asked)
     with run.clock("checks and decomposition"):
         plan = make_plan(
             model,
@@ -97,7 +98,7 @@ class _Run:
     """The steps of one compression, with the clock and the notes that they share."""
 
     config: Config
-    scheme: str
+    asked: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
@@ -116,7 +117,7 @@ class _Run:
             compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
         self._evaluate("compressed", lambda: evaluate(compressed, plan.held_out, plan.loss, batch_size))
         history = self._fine_tune(compressed, plan)
-        report = self._report(model, plan, solution, history)
+        report = self._report((model, compressed), plan, solution, history)
         return Result(compressed, self._write(compressed, report))
 
     def _solve(self, model: keras.Model, plan: Plan) -> Solution:
@@ -172,11 +173,16 @@ class _Run:
         return history
 
     def _report(
-        self, model: keras.Model, plan: Plan, solution: Solution, history: tuple[dict[str, float], ...]
+        self,
+        models: tuple[keras.Model, keras.Model],
+        plan: Plan,
+        solution: Solution,
+        history: tuple[dict[str, float], ...],
     ) -> Report:
         return Report(
-            model=model.name,
-            scheme=self.scheme,
+            model=models[0].name,
+            model_params=(models[0].count_params(), models[1].count_params()),
+            scheme=self.asked["scheme"],
             budgets=_budget_reports(plan.sites, plan.limits, solution),
             sites=_site_reports(plan.sites, solution),
             skipped=plan.sites.skipped,
@@ -186,7 +192,7 @@ class _Run:
             evaluations=self.evaluations,
             evaluated_on=plan.evaluated_on,
             seed=self.config.seed,
-            config=dataclasses.asdict(self.config),
+            config={**self.asked, **dataclasses.asdict(self.config)},
             versions=_versions(),
             seconds=self.seconds,
             notes=tuple(self.notes),
@@ -271,6 +277,6 @@ def _versions() -> dict[str, str]:
 def _log_iteration(record: IterationRecord) -> None:
     use = " ".join(f"{name} {share:.1%}" for name, share in record.budget_use.items())
     logging.info(
-        "%s %d: loss %.4f, predicted decrease %.1e, step %.2g, %s, %.1f s",
+        "%s, iteration %d: loss %.4f, predicted decrease %.1e, step %.2g, %s, %.1f s",
         record.phase, record.iteration, record.loss, record.predicted_decrease, record.step, use, record.seconds,
     )  # fmt: skip

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from tabulate import tabulate
 
 Row = tuple[str, ...]
+NO_PRICE = 1e-9
+"""Multipliers below this are round-off: the budget does not bind."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Report:
 
     `evaluations` maps a stage ('original', 'heuristic start', 'relaxed', 'compressed', 'fine-tuned', those that exist,
     in this order) to its result, and `evaluated_on` says on which data; `seconds` maps a stage to where the time went;
-    `files` maps what a file is to its path, `failures` an export that could not be made to its reason.
+    `files` maps what a file is to its path, `failures` an export that could not be made to its reason;
+    `model_params` counts all parameters of the whole model, before and after.
     """
 
     model: str
@@ -104,6 +106,7 @@ class Report:
     fine_tuning: tuple[dict[str, float], ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    model_params: tuple[int, int] = (0, 0)
     command: str = ""
 
     def to_json(self) -> str:
@@ -148,9 +151,14 @@ class Report:
     def prices(self) -> str:
         """One line: what a wider budget would buy, from the last iteration that had one."""
         last = next((record.prices for record in reversed(self.iterations) if record.prices), {})
-        parts = [f"{name} {price:.1e}" for name, price in last.items()]
-        ask = "loss that one more per cent of the original cost would save, about"
+        parts = [f"{name} {f'{price:.1e}' if price > NO_PRICE else 'nothing'}" for name, price in last.items()]
+        ask = "a budget wider by 1 % of the original cost would lower the training loss by about"
         return f"{ask}: {', '.join(parts)}" if parts else ""
+
+    def size(self) -> str:
+        """One line: the parameters of the whole model, beside those of the sites."""
+        before, after = self.model_params
+        return f"whole model: {before:,} -> {after:,} params ({share_text(after, before)})" if before else ""
 
     def summary(self) -> str:
         """The closing text for a terminal."""
@@ -158,7 +166,7 @@ class Report:
             f"{self.model}, scheme {self.scheme}: {self.status}",
             self.site_table(),
             self._left_alone(),
-            "\n".join(part for part in (self.budget_table(), self.prices()) if part),
+            "\n".join(part for part in (self.budget_table(), self.size(), self.prices()) if part),
             f"{self.evaluation_table()}\nevaluated on: {self.evaluated_on}" if self.evaluations else "",
             self.effort(),
             "\n".join(f"note: {note}" for note in self.notes),
@@ -170,15 +178,18 @@ class Report:
     __str__ = summary
 
     def _left_alone(self) -> str:
-        whole: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for site in self.sites:
             if site.rank is None:
-                whole.setdefault(site.reason or "no reason given", []).append(site.name)
-        lines = [f"kept whole ({reason}): {', '.join(names)}" for reason, names in whole.items()]
-        kinds = Counter(layer.kind for layer in self.skipped)
-        if kinds:
-            lines.append("no sites: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-        return "\n".join(lines)
+                groups.setdefault(f"kept whole ({site.reason or 'no reason given'})", []).append(site.name)
+        for layer in self.skipped:
+            groups.setdefault(f"left alone ({layer.reason})", []).append(layer.name)
+        return "\n".join(f"{why}: {_few(names)}" for why, names in groups.items())
+
+
+def _few(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def rank_text(site: SiteReport) -> str:

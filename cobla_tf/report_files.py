@@ -40,7 +40,9 @@ def markdown(report: Report) -> str:
     """The report as one Markdown page; its figures lie beside it."""
     sections = {
         f"# {report.model}, compressed": _opening(report),
-        "## Budgets": "\n\n".join(part for part in (report.budget_table(STYLE), report.prices()) if part),
+        "## Budgets": "\n\n".join(
+            part for part in (report.budget_table(STYLE), report.size(), report.prices()) if part
+        ),
         "## Accuracy": _accuracy(report),
         "## Sites": f"![Share of MACs kept at each site]({NAMES['sites']})\n\n{report.site_table(STYLE)}",
         "## Left alone": _left_alone(report),

@@ -37,7 +37,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Sites:
-    """All sites of a model in the order of computation, and the layers with weights that are none."""
+    """All sites of a model in the order of computation, and the layers that are none though they have a kernel."""
 
     found: tuple[Site, ...]
     skipped: tuple[SkippedLayer, ...]
@@ -85,7 +85,7 @@ def find_sites(
         reason = _reason_to_skip(uses, exclude)
         if reason is None:
             found.append(_site(uses, scheme))
-        elif uses[0].layer.weights:
+        elif any(len(weight.shape) > 1 for weight in uses[0].layer.weights):
             skipped.append(SkippedLayer(uses[0].path, type(uses[0].layer).__name__, reason))
     if not found:
         raise ModelError(

@@ -63,7 +63,7 @@ def test_a_path_with_folders_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize("argv", [["--flagfile=wgg16.flags"], ["--flagfile", "wgg16.flags"]])
 def test_a_flagfile_that_is_nowhere_is_an_error_with_the_choice(argv):
     with pytest.raises(
-        ConfigError, match=r"'wgg16\.flags'.*current folder.*experiments.*nin_cifar10\.flags.*vgg16\.flags"
+        ConfigError, match=r"'wgg16\.flags'.*current folder.*package's.*nin_cifar10\.flags.*vgg16\.flags"
     ):
         resolve_flagfiles(argv)
 

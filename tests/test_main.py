@@ -48,6 +48,7 @@ def test_a_flagfile_in_the_current_folder_comes_first(tmp_path):
 
 def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path):
     done = run("--help", cwd=tmp_path)
+    assert done.returncode == 0
     assert "--macs" in done.stdout
     assert "Budget on the multiply-accumulates" in done.stdout
     command = "import sys, cobla_tf.main; print(any(m in sys.modules for m in ('tensorflow', 'keras', 'numpy')))"
@@ -68,9 +69,13 @@ def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path):
         (["--model=digits_cnn"], "--dataset"),
         (["--optimizer=adamm"], "adamm"),
         (["--exports=onnx"], "onnx"),
-        (["--dataset=cifar10", "--data_dir=."], "not prepared|prepare"),
+        (["--model=nin_cifar10", "--dataset=cifar10", "--data_dir=."], "not prepared|prepare"),
         (["--output_dir=/dev/null/out"], "/dev/null/out"),
         (["stray"], "stray"),
+        (["--mcas=0.5"], "mean: macs"),
+        (["--scheme=both"], "spatial"),
+        (["--iterations=0"], "iterations"),
+        (["--dataset=digits"], "expected --model"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(flags, sentence, tmp_path):

