@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 
 from cobla_tf.errors import DataError
+from cobla_tf.examples import IN_MEMORY_LIMIT
 from cobla_tf.image_source import EncodedSplit, ImageSource, folder_source
 from cobla_tf.preprocessing import check_preprocessing, preprocess
 from cobla_tf.tfds_source import tfds_names, tfds_source
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Arrays = tuple[np.ndarray, np.ndarray]
 Images = Union[Arrays, "tf.data.Dataset"]
 
-MEMORY_LIMIT = 2**30
+MEMORY_LIMIT = IN_MEMORY_LIMIT
 """Bytes of decoded images up to which a data set is held as arrays."""
 BATCH = 128
 CROP = 256 / 224

@@ -136,7 +136,7 @@ def _given(loss: Any, kind: str) -> Loss:
 
 
 def _default(model: keras.Model, outputs: Array, labels: Array, kind: str) -> Loss:
-    if kind == "other" or outputs.shape[1] < 2:
+    if kind == "other":
         raise ModelError(
             f"the default loss is cross-entropy over classes, which does not fit outputs {outputs.shape} with labels "
             f"{labels.shape}; pass loss=, e.g. loss='binary_crossentropy'."

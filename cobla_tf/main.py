@@ -194,9 +194,12 @@ def _compress(config: Config) -> "Result":
         "loss": _LOSS.value,
         "config": config,
     }
+    train_set = data.train
     if _PRETRAIN.value:
-        _pretrain(model, make_plan(model, data.train, budgets=budgets, **shared), config)
-    return compress(model, data.train, **budgets, **shared)
+        plan = make_plan(model, train_set, budgets=budgets, **shared)
+        train_set, shared["validation"] = plan.train_set, plan.held_out  # as they were read: no second pass
+        _pretrain(model, plan, config)
+    return compress(model, train_set, **budgets, **shared)
 
 
 def _devices() -> list[str]:

@@ -31,6 +31,7 @@ class Objective:
     def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample) -> None:
         """Trace both steps."""
         self._masked = masked
+        self._loss = loss
         self._batch_size = batch_size
         self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, _signature(masked.model, probe))
@@ -48,10 +49,10 @@ class Objective:
         loss = self._mean(self._gradient_step, sample)
         return loss, self._masked.to_masks([total.numpy() / sample.size for total in self._sums])
 
-    def evaluate(self, masks: Array, examples: Examples, loss: Loss) -> Evaluation:
+    def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
         self._masked.write(masks)
-        return evaluate(self._masked.model, examples, loss, self._batch_size)
+        return evaluate(self._masked.model, examples, self._loss, self._batch_size)
 
     def _mean(self, step: Callable[[Any, Any], Any], sample: Sample) -> float:
         total = sum(float(step(*batch)) for batch in tensors(self._masked.model, sample, self._batch_size))

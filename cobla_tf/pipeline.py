@@ -139,7 +139,7 @@ class _Run:
         with self.clock("solve"):
             solution = solver.run()
         for stage, masks in (("heuristic start", solution.start), ("relaxed", solution.relaxed)):
-            self._evaluate(stage, lambda masks=masks: objective.evaluate(masks, plan.held_out, plan.loss))
+            self._evaluate(stage, lambda masks=masks: objective.evaluate(masks, plan.held_out))
         return solution
 
     @contextmanager

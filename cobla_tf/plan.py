@@ -70,11 +70,11 @@ def make_plan(
         train_set.check_draw(config.solve.sample_size(train_set.size))
     probe = train_set.probe()
     check_images(model, probe)
-    sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))
-    limits = resolve_limits(sites.costs, budgets)
     chosen = resolve_loss(loss, model, probe)
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
+    sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))
+    limits = resolve_limits(sites.costs, budgets)
     return Plan(train_set, held_out, evaluated_on, sites, limits, chosen, qp_solver)
 
 

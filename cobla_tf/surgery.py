@@ -9,7 +9,6 @@ import numpy as np
 
 from cobla_tf.graph import leaf_layers, record_calls, transform
 from cobla_tf.layers import MaskedConv2D, factor_geometry
-from cobla_tf.layout import Layout
 from cobla_tf.sites import Site, Sites
 
 Array = np.ndarray
@@ -64,8 +63,9 @@ def _factored(model: keras.Model, sites: Sites) -> MaskedModel:
     copy, _ = transform(model, lambda layer: [masked[id(layer)]] if id(layer) in masked else None)
     for site in sites.found:
         layer = masked[id(site.layer)]
-        layer.G.assign(_factor(site, 0))
-        layer.H.assign(_factor(site, 1))
+        G, H = site.decomposition.factors(np.arange(site.decomposition.full_rank))
+        layer.G.assign(G)
+        layer.H.assign(H)
         if layer.bias is not None:
             layer.bias.assign(site.layer.bias)
     masks = [masked[id(site.layer)].mask for site in sites.found]
@@ -77,10 +77,6 @@ def _factored(model: keras.Model, sites: Sites) -> MaskedModel:
     return MaskedModel(
         copy, [mask.value for mask in masks], write, lambda gradients: np.concatenate(gradients).astype(float)
     )
-
-
-def _factor(site: Site, which: int) -> Array:
-    return site.decomposition.factors(np.arange(site.decomposition.full_rank))[which]
 
 
 def _masked_layer(site: Site) -> MaskedConv2D:
@@ -113,7 +109,7 @@ def rebuild(model: keras.Model, sites: Sites, kept: Array, scale: Array, whole: 
     Returns:
         a functional model in which every decomposed site is two Conv2D layers, NAME_g and NAME_h.
     """
-    layout: Layout = sites.layout
+    layout = sites.layout
     taken = {name for path, _ in leaf_layers(model) for name in path.split("/")}
     pairs: dict[int, tuple[Site, list[keras.layers.Layer], tuple[Array, Array]]] = {}
     for i, (keep, factor) in enumerate(zip(layout.split(kept), layout.split(scale), strict=True)):

@@ -16,12 +16,11 @@ def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
     sites are then kept whole where the budgets leave room for it.
     """
     shares = [np.cumsum(s**2) / np.sum(s**2) if s.any() else np.ones(len(s)) for s in sigmas]
-
-    begin = costs.cheapest(limits)
+    whole = costs.cheapest(limits).whole
 
     def at(beta: float) -> Allocation:
         ranks = [max(1, int(np.searchsorted(share, beta + 1e-12, side="right"))) for share in shares]
-        return costs.settle(np.array(ranks), begin.whole)
+        return costs.settle(np.array(ranks), whole)
 
     low, high = 0.0, 1.0
     if costs.fits(at(high), limits):
@@ -29,4 +28,4 @@ def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if costs.fits(at(middle), limits) else (low, middle)
-    return costs.promote(at(low) if costs.fits(at(low), limits) else begin, limits, np.arange(len(sigmas)))
+    return costs.promote(at(low), limits, np.arange(len(sigmas)))

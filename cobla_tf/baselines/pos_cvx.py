@@ -36,14 +36,11 @@ def _ranks(sigmas: list[Array], costs: CostTable, limits: Array, whole: Array) -
     first = layout.leading(np.ones(len(sigmas), dtype=np.int64)).astype(bool)
     free = ~first & ~layout.spread(whole).astype(bool)
     base = costs.used(Allocation(np.where(whole, costs.full_ranks, 1), whole))
-    binding = np.isfinite(limits)
     ranks = np.where(whole, costs.full_ranks, 1)
     if free.any():
         rows = layout.spread(costs.per_rank)[:, free] / np.maximum(costs.totals(), 1)[:, None]
         room = (limits - base) / np.maximum(costs.totals(), 1)
-        answer = linprog(
-            -SCALE * gains[free], rows[binding], np.maximum(room, 0)[binding], bounds=(0, 1), method="highs"
-        )
+        answer = linprog(-SCALE * gains[free], rows, np.maximum(room, 0), bounds=(0, 1), method="highs")
         taken = np.zeros(layout.size)
         taken[free] = np.floor(answer.x + 1e-9)
         ranks = ranks + layout.sums(taken).astype(np.int64)
