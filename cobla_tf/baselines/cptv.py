@@ -3,6 +3,7 @@
 import numpy as np
 
 from cobla_tf.costs import Allocation, CostTable
+from cobla_tf.limits import cheapest_within
 
 Array = np.ndarray
 
@@ -12,11 +13,12 @@ BISECTIONS = 60
 def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
     """Keep the same share beta of the squared singular values in every site, the largest share that fits.
 
-    The cost of an allocation with saturated sites whole is non-decreasing in beta, so beta is found by bisection;
-    sites are then kept whole where the budgets leave room for it.
+    The cost is non-decreasing in beta, but for the small steps down where a site saturates in one resource after the
+    others, so beta is found by bisection, from ranks of one up; what comes out fits in any case. Sites are then kept
+    whole where the budgets leave room for it.
     """
     shares = [np.cumsum(s**2) / np.sum(s**2) if s.any() else np.ones(len(s)) for s in sigmas]
-    whole = costs.cheapest(limits).whole
+    whole = cheapest_within(costs, limits).whole
 
     def at(beta: float) -> Allocation:
         ranks = [max(1, int(np.searchsorted(share, beta + 1e-12, side="right"))) for share in shares]

@@ -1,81 +1,56 @@
-"""POS-CVX, Product Of Sum by convex programming (paper, Eq. 12)."""
+"""POS-CVX, Product Of Sum by convex programming (paper, Eq. 12), solved to proven optimality.
+
+Two programs are solved, both over integer ranks k_i >= 1 and within every budget, in integers:
+
+- Eq. 12 as printed: maximise prod_i sum_{j <= k_i} sigma_ij^2, each site at the cost of its two factors;
+- the same with saturation, which is what `select` returns: a site has the ranks below saturation, at the cost of two
+  factors, and beside them the choice to stay whole, at its original cost and with all of its energy. Every rank that
+  the first program can use well is there, or is whole at no higher cost, so its optimum is never worse.
+
+The logarithm turns the product into a sum, and that into a knapsack with one choice a site (`cobla_tf.knapsack`).
+The paper used MOSEK's mixed-integer solver. As the open method proves its optimum, no licence could improve on it, and
+it is used everywhere; the gap of the proof is in the result.
+"""
 
 import numpy as np
-from scipy.optimize import linprog
+from absl import logging
 
+from cobla_tf.allocate import Optimum, allocate
 from cobla_tf.costs import Allocation, CostTable
-from cobla_tf.layout import Layout
 
 Array = np.ndarray
 
-SCALE = 1e3
-"""HiGHS' tolerances are absolute, and gains lie between 1e-6 and 1."""
-
 
 def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
-    """Maximise sum_i log(sum_{j <= k_i} sigma_ij^2) within the limits.
+    """Maximise Eq. 12 with saturation within the limits.
 
-    The logarithm of a site's sum is concave in its rank, so the relaxed problem is a linear program in marginal gains,
-    with at most as many fractional variables as there are budgets. These are dropped, and what the budgets leave is
-    spent greedily, in integers: the result is short of the optimum by less than the dropped gains.
-    Sites that come out saturated are kept whole and the rest is solved again with what that frees; at last, sites
-    are kept whole where the budgets leave room for it.
+    Raises:
+        BudgetError: the limits cannot be met.
     """
-    whole = costs.cheapest(limits).whole
-    while True:
-        ranks = _ranks(sigmas, costs, limits, whole)
-        settled = costs.settle(ranks, whole)
-        if (settled.whole == whole).all():
-            return costs.promote(settled, limits, np.arange(len(sigmas)))
-        whole = settled.whole
+    return optimum(sigmas, costs, limits).allocation
 
 
-def _ranks(sigmas: list[Array], costs: CostTable, limits: Array, whole: Array) -> Array:
-    layout = Layout(costs.full_ranks)
-    gains = _gains(sigmas)
-    first = layout.leading(np.ones(len(sigmas), dtype=np.int64)).astype(bool)
-    free = ~first & ~layout.spread(whole).astype(bool)
-    base = costs.used(Allocation(np.where(whole, costs.full_ranks, 1), whole))
-    ranks = np.where(whole, costs.full_ranks, 1)
-    if free.any():
-        rows = layout.spread(costs.per_rank)[:, free] / np.maximum(costs.totals(), 1)[:, None]
-        room = (limits - base) / np.maximum(costs.totals(), 1)
-        answer = linprog(-SCALE * gains[free], rows, np.maximum(room, 0), bounds=(0, 1), method="highs")
-        taken = np.zeros(layout.size)
-        taken[free] = np.floor(answer.x + 1e-9)
-        ranks = ranks + layout.sums(taken).astype(np.int64)
-        ranks = _lowered(ranks, gains, costs, limits, whole)
-    return _top_up(ranks, gains, costs, limits, whole)
+def optimum(sigmas: list[Array], costs: CostTable, limits: Array, saturation: bool = True) -> Optimum:
+    """Solve Eq. 12 and prove it.
+
+    Args:
+        sigmas: singular values of every site, descending.
+        costs: of the sites.
+        limits: the budgets, float64 [R]; an infinite one is none.
+        saturation: whether a site may stay whole; False is Eq. 12 as printed.
+
+    Raises:
+        BudgetError: the limits cannot be met.
+    """
+    best = allocate([_log_shares(sigma) for sigma in sigmas], costs, limits, saturation)
+    if best.gap:
+        logging.warning("POS-CVX: the optimum is proved only up to %.1e in the logarithm of Eq. 12", best.gap)
+    return best
 
 
-def _gains(sigmas: list[Array]) -> Array:
-    """log of the sum with a term over the log without it, [n]; the first term of a site has no finite gain."""
-    parts = []
-    for sigma in sigmas:
-        sums = np.log(np.cumsum(sigma**2) + np.finfo(float).tiny)
-        parts.append(np.diff(sums, prepend=sums[0]))
-    return np.concatenate(parts)
-
-
-def _lowered(ranks: Array, gains: Array, costs: CostTable, limits: Array, whole: Array) -> Array:
-    """Take back the least gains where the solver's tolerance broke a budget by a few units."""
-    parts = Layout(costs.full_ranks).split(gains)
-    ranks = ranks.copy()
-    while not costs.fits(Allocation(ranks, whole), limits):
-        last = [parts[i][r - 1] if r > 1 and not whole[i] else np.inf for i, r in enumerate(ranks)]
-        ranks[int(np.argmin(last))] -= 1
-    return ranks
-
-
-def _top_up(ranks: Array, gains: Array, costs: CostTable, limits: Array, whole: Array) -> Array:
-    """Spend what is left: the largest next gain that still fits, until none does."""
-    layout = Layout(costs.full_ranks)
-    parts = layout.split(gains)
-    ranks = ranks.copy()
-    while True:
-        room = limits - costs.used(Allocation(ranks, whole))
-        fits = (costs.per_rank <= room[:, None]).all(axis=0) & ~whole & (ranks < costs.full_ranks)
-        if not fits.any():
-            return ranks
-        following = [parts[i][ranks[i]] if fits[i] else -np.inf for i in range(len(parts))]
-        ranks[int(np.argmax(following))] += 1
+def _log_shares(sigma: Array) -> Array:
+    """log(sum_{j <= k} sigma_j^2 / sum_j sigma_j^2) for k = 1, 2, ...; a kernel of zeros loses nothing."""
+    if not sigma.any():
+        return np.zeros(len(sigma))
+    energy = np.cumsum((sigma / sigma[0]) ** 2)
+    return np.log(energy / energy[-1])

@@ -1,0 +1,104 @@
+"""Ranks and whole sites of most value within the budgets: an integer program, exact and proved."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cobla_tf.costs import Allocation, CostTable
+from cobla_tf.errors import BudgetError
+from cobla_tf.knapsack import Choices, solve
+from cobla_tf.limits import cheapest_within
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best ranks, and how far that is proved.
+
+    Attributes:
+        allocation: within the budgets.
+        value: the sum over the sites.
+        bound: no allocation within the budgets has a larger value.
+    """
+
+    allocation: Allocation
+    value: float
+    bound: float
+
+    @property
+    def gap(self) -> float:
+        """bound - value: 0 where the optimum is proved, up to the rounding of float64 (1e-12)."""
+        return self.bound - self.value
+
+
+def allocate(values: list[Array], costs: CostTable, limits: Array, saturation: bool = True) -> Optimum:
+    """Give every site an integer rank k >= 1 or, with saturation, leave it whole.
+
+    Args:
+        values: of the ranks 1, 2, ... of every site, float64 [full rank] each, increasing and best concave; a whole
+            site has the value 0.
+        costs: of the sites.
+        limits: the budgets, float64 [R]; an infinite one is none.
+        saturation: whether a site has the choice to stay whole, at its original cost, in place of the ranks at which
+            two factors save nothing.
+
+    Raises:
+        BudgetError: the limits cannot be met.
+    """
+    sites = [_site(value, costs, i, saturation) for i, value in enumerate(values)]
+    choices = _choices(sites, costs, limits)
+    solution = solve(choices, _start(choices, costs, limits, saturation))
+    ranks = np.concatenate([site.ranks for site in sites])[solution.picks]
+    whole = choices.kinds[solution.picks]
+    allocation = Allocation(np.where(whole, costs.full_ranks, ranks).astype(np.int64), whole)
+    return Optimum(allocation, solution.value, solution.bound)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What one site can be given.
+
+    Attributes:
+        ranks: int64 [n]; 0 stands for the whole layer.
+        values: float64 [n].
+        costs: int64 [R, n].
+    """
+
+    ranks: Array
+    values: Array
+    costs: Array
+
+
+def _site(values: Array, costs: CostTable, index: int, saturation: bool) -> _Site:
+    most = min(costs.saturation_ranks()[index] - 1, len(values)) if saturation else len(values)
+    ranks = np.arange(1, most + 1)
+    factors = costs.base[:, [index]] + costs.per_rank[:, [index]] * ranks
+    if not saturation:
+        return _Site(ranks, values, factors)
+    whole = costs.original[:, [index]]
+    return _Site(np.append(ranks, 0), np.append(values[: len(ranks)], 0.0), np.column_stack([factors, whole]))
+
+
+def _choices(sites: list[_Site], costs: CostTable, limits: Array) -> Choices:
+    finite = np.isfinite(limits)
+    numbers: dict[bytes, int] = {}
+    keys = [b"".join(part[:, i].tobytes() for part in (costs.base, costs.per_rank)) for i in range(len(sites))]
+    return Choices(
+        values=np.concatenate([site.values for site in sites]),
+        costs=np.concatenate([site.costs for site in sites], axis=1)[finite].astype(np.int64),
+        sites=np.repeat(np.arange(len(sites)), [len(site.ranks) for site in sites]),
+        kinds=np.concatenate([site.ranks for site in sites]) == 0,
+        twins=np.array([numbers.setdefault(key, len(numbers)) for key in keys]),
+        limits=np.floor(limits[finite]).astype(np.int64),
+    )
+
+
+def _start(choices: Choices, costs: CostTable, limits: Array, saturation: bool) -> Array:
+    """Picks within the limits: rank one, the first choice of a site, or the whole layer, the last one."""
+    ends = np.append(choices.starts[1:], len(choices.values)) - 1
+    if saturation:
+        return np.where(cheapest_within(costs, limits).whole, ends, choices.starts)
+    if not choices.fits(choices.starts):
+        raise BudgetError("the budgets cannot be met with two factors at every site; raise them, or allow whole sites.")
+    return choices.starts
