@@ -9,9 +9,15 @@ _PUBLIC = {
     "SolveConfig": "cobla_tf.config",
     "FineTuneConfig": "cobla_tf.config",
     "CoblaError": "cobla_tf.errors",
+    "Resource": "cobla_tf.resources",
+    "read_resources": "cobla_tf.resources",
+    "find_sites": "cobla_tf.sites",
 }
 
-__all__ = ["CoblaError", "Config", "FineTuneConfig", "Result", "SolveConfig", "compress"]
+__all__ = [
+    "CoblaError", "Config", "FineTuneConfig", "Resource", "Result", "SolveConfig", "compress", "find_sites",
+    "read_resources",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

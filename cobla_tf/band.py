@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cobla_tf.baselines import METHODS
+from cobla_tf.baselines.cptv import select as cptv
+from cobla_tf.baselines.pos_cvx import select as pos_cvx
 from cobla_tf.costs import CostTable
 from cobla_tf.layout import Layout
 
 Array = np.ndarray
 
+HEURISTICS = (cptv, pos_cvx)
 STRICTER, LOOSER, LEAST = 1.8, 0.2, 0.03
 """Of the authors' program: a budget eta is read as 1 - 1.8 (1 - eta), at least 0.03, and as 1 - 0.2 (1 - eta)."""
 
@@ -46,6 +48,6 @@ def heuristic_band(sigmas: list[Array], costs: CostTable, limits: Array, start: 
     share = limits / costs.totals()
     stricter = np.maximum(costs.totals() * np.maximum(1 - STRICTER * (1 - share), LEAST), least)
     looser = costs.totals() * (1 - LOOSER * (1 - share))
-    kept = [layout.leading(select(sigmas, costs, stricter).ranks) for select in METHODS.values()]
-    reached = [layout.leading(select(sigmas, costs, looser).ranks) for select in METHODS.values()]
+    kept = [layout.leading(select(sigmas, costs, stricter).ranks) for select in HEURISTICS]
+    reached = [layout.leading(select(sigmas, costs, looser).ranks) for select in HEURISTICS]
     return Band(np.min([*kept, start], axis=0), np.max([*reached, start], axis=0))

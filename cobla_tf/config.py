@@ -11,6 +11,8 @@ SCHEMES = ("spatial", "channel")
 QP_SOLVERS = ("auto", "mosek", "structured", "clarabel")
 GRADIENTS = ("folded", "factored")
 STARTS = ("pos_cvx", "cptv", "ones")
+CURVATURES = ("fisher", "identity")
+ROUNDINGS = ("model", "random")
 EXPORTS = ("keras", "savedmodel", "litert")
 PAPER_SAMPLE = 0.05
 LEAST_SAMPLE = 1000
@@ -34,21 +36,29 @@ class SolveConfig:
     5.3), but at least LEAST_SAMPLE images."""
     renew_every: int = 5
     """Iterations after which a new sample is drawn; 0 keeps the first one."""
+    growing: bool = True
+    """Begin with a quarter of a sample and double it with every new one."""
     iterations: int = 20
     """Most SQP iterations in one phase."""
+    curvature: str = "fisher"
+    """The first Hessian: 'fisher' measures its diagonal, 'identity' guesses a multiple of the identity."""
     gradient: str = "folded"
     """'folded' runs the original convolution with the kernel P diag(m) V^T, 'factored' the two factors."""
     start: str = "pos_cvx"
     """Where the SQP starts: a feasible heuristic's masks, or 'ones' (projected on the budget by the first step)."""
-    band: bool = True
+    continuation: bool = True
+    """Where a start within the budgets is near chance, begin at looser ones and come down notch by notch."""
+    band: bool = False
     """Free only the masks on which heuristics disagree between a stricter and a looser budget."""
     qp_solver: str = "auto"
     """'auto' takes MOSEK where a licence answers and the open solver elsewhere."""
     memory: int = 30
     """BFGS pairs kept."""
-    draws: int = 10
+    rounding: str = "model"
+    """'model' adds to the draws the exact optimum of an integer program on a model of the loss; 'random' is Eq. 9."""
+    draws: int = 4
     """Feasible draws of the randomised rounding (Eq. 9), the best by sampled loss kept; 1 is the paper's."""
-    refine_iterations: int = 5
+    refine_iterations: int = 10
     """Iterations that re-optimise the scale of the kept terms with the ranks fixed; 0 is the paper's."""
 
     def __post_init__(self) -> None:
@@ -66,6 +76,8 @@ class SolveConfig:
             self.refine_iterations,
         )
         _require(self.gradient in GRADIENTS, "gradient", f"one of {GRADIENTS}", self.gradient)
+        _require(self.curvature in CURVATURES, "curvature", f"one of {CURVATURES}", self.curvature)
+        _require(self.rounding in ROUNDINGS, "rounding", f"one of {ROUNDINGS}", self.rounding)
         _require(self.start in STARTS, "start", f"one of {STARTS}", self.start)
         _require(self.qp_solver in QP_SOLVERS, "qp_solver", f"one of {QP_SOLVERS}", self.qp_solver)
 
@@ -82,14 +94,16 @@ class FineTuneConfig:
 
     epochs: int = 0
     optimizer: Any = "adam"
-    """A Keras optimiser, or its name; a copy of it is used."""
-    learning_rate: float = 1e-3
-    """Of the first step; it falls to zero along a half cosine."""
+    """A Keras optimiser, of which a copy is used, or its name, or 'yellowfin', which tunes itself."""
+    learning_rate: float | None = None
+    """Of the first step; it falls to zero along a half cosine. For YellowFin it is a factor on its own rate. None is
+    1e-3, and leaves YellowFin as it is."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
         _require(_is_count(self.epochs, 0), "epochs", "a whole number, at least 0", self.epochs)
-        _require(0 < self.learning_rate < float("inf"), "learning_rate", "positive", self.learning_rate)
+        rate = self.learning_rate
+        _require(rate is None or 0 < rate < float("inf"), "learning_rate", "positive or None", rate)
 
 
 @dataclass(frozen=True)

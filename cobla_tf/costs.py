@@ -1,14 +1,16 @@
-"""Costs of the sites, linear in their ranks, and the budgets on them; NumPy only."""
+"""Costs of the sites, linear in their ranks; NumPy only."""
 
-import math
 from dataclasses import dataclass
-from numbers import Real
+from fractions import Fraction
 
 import numpy as np
 
-from cobla_tf.errors import BudgetError
+from cobla_tf.reach import balanced, least_use
 
 Array = np.ndarray
+
+COUNTED = ("macs", "params")
+"""The resources that are counted in the network itself."""
 
 
 @dataclass(frozen=True)
@@ -26,56 +28,105 @@ class Allocation:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Cost of S sites in R named resources.
+    """Cost of S sites in R named resources, whole numbers of each resource's unit.
 
     Attributes:
         resources: names, e.g. ("macs", "params").
         original: cost of the original layers, int64 [R, S].
         per_rank: cost of one rank of the two factors, int64 [R, S].
         full_ranks: int64 [S].
+        base: what two factors cost beside their ranks, int64 [R, S], or a number for all.
+        decimals: int64 [R], or a number for all: a unit is 10^-decimals of what the user counts in.
     """
 
     resources: tuple[str, ...]
     original: Array
     per_rank: Array
     full_ranks: Array
+    base: Array | int = 0
+    decimals: Array | int = 0
+
+    def __post_init__(self) -> None:
+        """Give `base` and `decimals` their shapes."""
+        object.__setattr__(self, "base", np.broadcast_to(self.base, self.original.shape))
+        object.__setattr__(self, "decimals", np.broadcast_to(self.decimals, len(self.resources)))
 
     def totals(self) -> Array:
         """Cost of all original sites, int64 [R]."""
         return self.original.sum(axis=1)
 
     def of_sites(self, allocation: Allocation) -> Array:
-        """Cost of each site under an allocation, int64 [R, S]."""
-        return np.where(allocation.whole, self.original, self.per_rank * allocation.ranks)
+        """Cost of each site under an allocation, int64 [R, S]; float64 where its ranks are sums of relaxed masks."""
+        return np.where(allocation.whole, self.original, self.base + self.per_rank * allocation.ranks)
 
     def used(self, allocation: Allocation) -> Array:
         """Cost of all sites under an allocation, int64 [R]."""
         return self.of_sites(allocation).sum(axis=1)
 
     def saturation_ranks(self) -> Array:
-        """Smallest rank, int64 [S], at which two factors save nothing in any resource."""
-        return (-(-self.original // np.maximum(self.per_rank, 1))).max(axis=0)
+        """Smallest rank, int64 [S], at which two factors save nothing in any resource; above the full one if none."""
+        gap = self.original - self.base
+        ranks = -(-gap // np.maximum(self.per_rank, 1))
+        never = (self.per_rank == 0) & (gap > 0)
+        return np.where(never, self.full_ranks + 1, ranks).max(axis=0)
 
     def cheapest(self, limits: Array) -> Allocation:
         """The allocation to begin from: rank one, but whole where two factors save nothing.
 
-        A strided site's rank one can be dearer than the layer itself in one resource and cheaper in another; it is
-        whole where the dearer one would otherwise break its limit.
+        Rank one can be dearer than the layer itself in one resource (a stride, a fixed cost of two layers) and cheaper
+        in another. Where rank one everywhere breaks a limit, such sites are whole or not so as to leave the most room
+        under every limit. It fits wherever any allocation does; otherwise it is the nearest one.
         """
-        whole = self.saturation_ranks() <= 1
-        lean = Allocation(np.where(whole, self.full_ranks, 1), whole)
-        short = self.used(lean) > limits
-        whole = whole | (self.per_rank > self.original)[short].any(axis=0)
+        lean = self._lean()
+        if self.fits(lean, limits):
+            return lean
+        open_sites = self._contested(lean)
+        nearest = self._with_whole(lean, open_sites, balanced(*self._choice(lean, open_sites), limits))
+        if self.fits(nearest, limits):
+            return nearest
+        # a limit that can be met only to the last unit lies within the tolerance of the search for the most room
+        least = (self.least_given(row, limits) for row in range(len(limits)))
+        return next((found for found in least if found is not None and self.fits(found, limits)), nearest)
+
+    def least_given(self, row: int, limits: Array) -> Allocation | None:
+        """The allocation of least use of one resource within the limits on the others; None where these allow none."""
+        lean = self._lean()
+        open_sites = self._contested(lean)
+        chosen = least_use(row, *self._choice(lean, open_sites), limits)
+        if chosen is None:
+            return None
+        found = self._with_whole(lean, open_sites, chosen)
+        return found if np.delete(self.used(found) <= limits, row).all() else None
+
+    def _lean(self) -> Allocation:
+        return self.settle(np.ones_like(self.full_ranks), np.zeros(len(self.full_ranks), dtype=bool))
+
+    def _contested(self, lean: Allocation) -> Array:
+        """Sites, as indices, whose rank one is dearer than the layer in one resource and cheaper in another."""
+        return np.flatnonzero(~lean.whole & (self.base + self.per_rank > self.original).any(axis=0))
+
+    def _choice(self, lean: Allocation, sites: Array) -> tuple[Array, Array]:
+        """Use [R] with all `sites` at rank one, and what each of them adds when it is whole, [R, sites]."""
+        return self.used(lean), (self.original - self.base - self.per_rank)[:, sites]
+
+    def _with_whole(self, lean: Allocation, sites: Array, chosen: Array) -> Allocation:
+        whole = lean.whole.copy()
+        whole[sites[chosen]] = True
         return Allocation(np.where(whole, self.full_ranks, 1), whole)
 
     def least(self) -> Array:
         """Lower bound on the use of each resource, int64 [R]: every site in its cheaper form."""
-        return np.minimum(self.original, self.per_rank).sum(axis=1)
+        return np.minimum(self.original, self.base + self.per_rank).sum(axis=1)
 
     def take(self, resources: Array) -> "CostTable":
         """The table of some resources, chosen by a bool [R]."""
         names = tuple(name for name, chosen in zip(self.resources, resources, strict=True) if chosen)
-        return CostTable(names, self.original[resources], self.per_rank[resources], self.full_ranks)
+        rows = (self.original[resources], self.per_rank[resources])
+        return CostTable(names, *rows, self.full_ranks, self.base[resources], self.decimals[resources])
+
+    def own_units(self, amounts: Array) -> list[int | float]:
+        """Amounts [R] as the user counts them: whole numbers for what is counted in the network; infinity stays."""
+        return [_own_unit(amount, int(places)) for amount, places in zip(amounts, self.decimals, strict=True)]
 
     def settle(self, ranks: Array, whole: Array) -> Allocation:
         """Keep saturated sites whole, at their true cost, beside those that are whole already."""
@@ -97,6 +148,12 @@ class CostTable:
         return bool((self.used(allocation) <= limits).all())
 
 
+def _own_unit(amount: float, places: int) -> int | float:
+    if np.isinf(amount):
+        return float(amount)
+    return float(Fraction(int(amount)) / Fraction(10) ** places) if places else int(amount)
+
+
 def conv2d_costs(
     kernel_shape: tuple[int, int, int, int], scheme: str, calls: list[tuple[tuple[int, int], tuple[int, int]]]
 ) -> tuple[Array, Array]:
@@ -109,7 +166,7 @@ def conv2d_costs(
         calls: one ((input height, input width), (output height, output width)) for each use of the layer.
 
     Returns:
-        original and per_rank, int64 [2] each: MACs, params.
+        original and per_rank in the order of COUNTED, int64 [2] each.
     """
     kh, kw, c, f = kernel_shape
     positions = sum(h * w for _, (h, w) in calls)
@@ -122,42 +179,3 @@ def conv2d_costs(
     weights = kh * kw * c * f
     original = np.array([positions * weights, weights], dtype=np.int64)
     return original, np.array([first_positions * first + positions * second, first + second], dtype=np.int64)
-
-
-def resolve_limits(costs: CostTable, budgets: dict[str, float | None]) -> Array:
-    """Turn what the user asked for into absolute limits.
-
-    Args:
-        costs: the sites' costs.
-        budgets: per resource a fraction up to 1 of the original sites' cost, an absolute number above 1, or None.
-
-    Returns:
-        limits, float64 [R], infinite where there is no budget.
-
-    Raises:
-        BudgetError: no budget at all, one that is not a positive number, or one below the smallest reachable.
-    """
-    limits = np.array([_limit(name, budgets.get(name), costs.totals()[i]) for i, name in enumerate(costs.resources)])
-    if np.isinf(limits).all():
-        raise BudgetError(f"expected a budget on at least one of {costs.resources}, got none; give e.g. macs=0.5.")
-    for name, limit, least, total in zip(costs.resources, limits, costs.least(), costs.totals(), strict=True):
-        if limit < least:
-            raise BudgetError(
-                f"the {name} budget is {limit:,.0f}, but the smallest reachable one is {least:,} "
-                f"({math.ceil(least / total * 1e4) / 1e4:.4f} of the sites' {total:,}); raise {name} to that or more."
-            )
-    reached = costs.used(costs.cheapest(limits))
-    if (reached > limits).any():
-        needs = ", ".join(f"{name} {use:,}" for name, use in zip(costs.resources, reached, strict=True))
-        raise BudgetError(f"the budgets cannot be met together; the cheapest network found needs {needs}.")
-    return limits
-
-
-def _limit(name: str, budget: float | None, total: int) -> float:
-    if budget is None:
-        return math.inf
-    if isinstance(budget, bool) or not isinstance(budget, Real) or not 0 < budget < math.inf:
-        raise BudgetError(
-            f"the {name} budget must be a fraction in (0, 1] or an absolute number above 1, got {budget!r}."
-        )
-    return float(math.floor(budget * int(total)) if budget <= 1 else math.floor(budget))

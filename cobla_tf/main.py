@@ -9,11 +9,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
-from cobla_tf.config import EXPORTS, GRADIENTS, QP_SOLVERS, SCHEMES, STARTS, Config, FineTuneConfig, SolveConfig
+from cobla_tf.config import (
+    CURVATURES,
+    EXPORTS,
+    GRADIENTS,
+    QP_SOLVERS,
+    ROUNDINGS,
+    SCHEMES,
+    STARTS,
+    Config,
+    FineTuneConfig,
+    SolveConfig,
+)
 from cobla_tf.errors import CoblaError, ConfigError
 from cobla_tf.flagfiles import OPTIONS, resolve_flagfiles
 from cobla_tf.quiet import quiet
@@ -43,6 +54,14 @@ _MACS = flags.DEFINE_string(
     "the original, an absolute number above 1, or none.",
 )  # fmt: skip
 _PARAMS = flags.DEFINE_string("params", None, "Budget on their kernel weights, in the same form.")
+_RESOURCES = flags.DEFINE_string(
+    "resources", None, "CSV file of what the sites cost beside MACs and params, with the columns site, resource, "
+    "original, per_rank and, if wanted, base.",
+)  # fmt: skip
+_BUDGETS = flags.DEFINE_list(
+    "budgets", [], "Budgets on resources of the CSV file, in the form of --macs and in the file's units: "
+    "latency=0.6,energy=2500.",
+)  # fmt: skip
 _SCHEME = flags.DEFINE_enum("scheme", "spatial", SCHEMES, "kh x 1 then 1 x kw (spatial), or kh x kw then 1 x 1.")
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, e.g. whitening,block1_*.")
 _LOSS = flags.DEFINE_string("loss", None, "Any Keras loss by name; cross-entropy over classes if unset.")
@@ -51,11 +70,21 @@ _SAMPLE = flags.DEFINE_float(
     "but 1,000 images at the least.", 0, 1,
 )  # fmt: skip
 _RENEW = flags.DEFINE_integer("renew_every", SolveConfig.renew_every, "Iterations a sample lasts; 0: all of them.", 0)
+_GROWING = flags.DEFINE_bool("growing", SolveConfig.growing, "Begin with a quarter of a sample; double it each time.")
 _ITERATIONS = flags.DEFINE_integer("iterations", SolveConfig.iterations, "Most SQP iterations in a phase.", 1)
 _GRADIENT = flags.DEFINE_enum(
     "gradient", "folded", GRADIENTS, "folded costs what the original network costs; factored is the paper's reading."
 )
 _START = flags.DEFINE_enum("start", SolveConfig.start, STARTS, "Heuristic whose ranks the solver starts from.")
+_CURVATURE = flags.DEFINE_enum(
+    "curvature", SolveConfig.curvature, CURVATURES, "First Hessian: its diagonal measured, or guessed as all the same."
+)
+_CONTINUATION = flags.DEFINE_bool(
+    "continuation", SolveConfig.continuation, "Come down from looser budgets where the start would be near chance."
+)
+_ROUNDING = flags.DEFINE_enum(
+    "rounding", SolveConfig.rounding, ROUNDINGS, "By an integer program on a model of the loss too, or by draws alone."
+)
 _BAND = flags.DEFINE_bool("band", SolveConfig.band, "Free only the masks on which the heuristics disagree.")
 _DRAWS = flags.DEFINE_integer("draws", SolveConfig.draws, "Feasible draws of the randomised rounding, best kept.", 1)
 _REFINE = flags.DEFINE_integer(
@@ -65,8 +94,8 @@ _QP_SOLVER = flags.DEFINE_enum("qp_solver", "auto", QP_SOLVERS, "auto takes MOSE
 _SEED = flags.DEFINE_integer("seed", 0, "Fixes every choice by chance.", 0)
 _PRETRAIN = flags.DEFINE_integer("pretrain_epochs", 0, "Epochs of training before anything else.", 0)
 _EPOCHS = flags.DEFINE_integer("epochs", 0, "Epochs of fine-tuning after compression.", 0)
-_OPTIMIZER = flags.DEFINE_string("optimizer", "adam", "Any Keras optimiser by name.")
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of training and fine-tuning; falls to 0 along a cosine.", 0)
+_OPTIMIZER = flags.DEFINE_string("optimizer", "adam", "yellowfin, or any Keras optimiser by name.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Of training and fine-tuning; falls to 0 along a cosine.", 0)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
 _EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORTS)}.")
@@ -133,6 +162,10 @@ def _config() -> Config:
             iterations=_ITERATIONS.value,
             gradient=_GRADIENT.value,
             start=_START.value,
+            growing=_GROWING.value,
+            curvature=_CURVATURE.value,
+            continuation=_CONTINUATION.value,
+            rounding=_ROUNDING.value,
             band=_BAND.value,
             qp_solver=_QP_SOLVER.value,
             draws=_DRAWS.value,
@@ -146,24 +179,14 @@ def _config() -> Config:
     )
 
 
-def _budget(name: str, text: str | None) -> float | None:
-    if text is None or text.lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"--{name} must be a number or none, got {text!r}.") from None
-
-
 def _compress(config: Config) -> "Result":
-    budgets = {"macs": _budget("macs", _MACS.value), "params": _budget("params", _PARAMS.value)}
     missing = [flag.name for flag in (_MODEL, _DATASET) if flag.value is None]
     if missing:
         raise ConfigError(
             f"expected --{' and --'.join(missing)}: model and data set are both needed, from a flagfile or the command "
             "line; --help tells their forms."
         )
-
+    costs = _costs()
     logging.info("devices: %s", ", ".join(_devices()))
     import keras
 
@@ -188,6 +211,7 @@ def _compress(config: Config) -> "Result":
         )
     logging.info("%s", data.description)
     shared = {
+        **costs,
         "scheme": _SCHEME.value,
         "exclude": _EXCLUDE.value,
         "validation": data.test,
@@ -196,10 +220,22 @@ def _compress(config: Config) -> "Result":
     }
     train_set = data.train
     if _PRETRAIN.value:
-        plan = make_plan(model, train_set, budgets=budgets, **shared)
+        plan = make_plan(model, train_set, **shared)
         train_set, shared["validation"] = plan.train_set, plan.held_out  # as they were read: no second pass
         _pretrain(model, plan, config)
-    return compress(model, train_set, **budgets, **shared)
+    return compress(model, train_set, **shared)
+
+
+def _costs() -> dict[str, Any]:
+    """The arguments budgets and resources of compress(), checked as far as is possible without the model."""
+    from cobla_tf.budgets import check_budgets, merge_budgets, parse_budget, parse_budgets
+    from cobla_tf.resources import read_resources
+
+    resources = read_resources(_RESOURCES.value) if _RESOURCES.value else ()
+    macs, params = parse_budget("--macs", _MACS.value), parse_budget("--params", _PARAMS.value)
+    budgets = merge_budgets(macs, params, parse_budgets("--budgets", _BUDGETS.value))
+    check_budgets(budgets, [resource.name for resource in resources])
+    return {"budgets": budgets, "resources": resources}
 
 
 def _devices() -> list[str]:

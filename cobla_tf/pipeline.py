@@ -1,14 +1,11 @@
 """compress(): a trained Keras model and its budgets in, a smaller plain Keras model and a report out."""
 
 import dataclasses
-import platform
-import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +13,22 @@ import keras
 import numpy as np
 from absl import logging
 
+from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import Config
 from cobla_tf.errors import DataError
 from cobla_tf.export import FILE_NAMES, export_model, replace_with
 from cobla_tf.finetune import train
 from cobla_tf.objective import Objective, evaluate
 from cobla_tf.plan import Plan, make_plan
-from cobla_tf.report import BudgetReport, Evaluation, IterationRecord, Report, SiteReport
+from cobla_tf.provenance import budget_reports, command, site_reports, versions
+from cobla_tf.report import Evaluation, IterationRecord, Report
 from cobla_tf.report_files import write_report
+from cobla_tf.resources import Resource
 from cobla_tf.sites import Sites
 from cobla_tf.solve import Solution, Solver
 from cobla_tf.surgery import mask_model, rebuild
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
-PACKAGES = ("cobla-tf", "tensorflow", "keras", "numpy", "scipy", "mosek", "clarabel")
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ def compress(
     *,
     macs: float | None = None,
     params: float | None = None,
+    budgets: Mapping[str, float | None] | None = None,
+    resources: Sequence[Resource] = (),
     scheme: str = "spatial",
     exclude: Sequence[str] = (),
     validation: Any = None,
@@ -62,7 +63,10 @@ def compress(
     Args:
         model: functional or Sequential, with weights; it is not changed.
         dataset: training data, a tf.data.Dataset of (images, labels) batches or a pair of arrays.
-        macs, params: budgets on the sites' kernels: a fraction up to 1 of the original, or an absolute number.
+        macs, params: budgets on the sites' kernels: a fraction up to 1 of the original, or an absolute number above 1.
+        budgets: the same for any resource by its name, e.g. {"latency": 0.6}; a resource without one is only reported.
+        resources: what sites cost beside MACs and params, from measurements of yours or a CSV (`read_resources`).
+            Absolute budgets are in its unit, which should be so small that they are above 1.
         scheme: "spatial" (Eq. 3) or "channel" (Eq. 4).
         exclude: fnmatch patterns of layer names to leave alone.
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an
@@ -77,13 +81,15 @@ def compress(
     """
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
-    asked = {"macs": macs, "params": params, "scheme": scheme, "exclude": list(exclude)}
+    budgets = merge_budgets(macs, params, budgets)
+    asked = {"budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
     run = _Run(config, asked)
     with run.clock("checks and decomposition"):
         plan = make_plan(
             model,
             dataset,
-            budgets={"macs": macs, "params": params},
+            budgets=budgets,
+            resources=resources,
             scheme=scheme,
             exclude=exclude,
             validation=validation,
@@ -108,6 +114,7 @@ class _Run:
         """Evaluate, solve, rebuild, fine-tune, export and report."""
         batch_size = self.config.batch_size
         self.notes += _lost_attributes(plan.sites)
+        _log_budgets(plan)
         self._evaluate("original", lambda: evaluate(model, plan.held_out, plan.loss, batch_size))
         if not np.isfinite(self.evaluations["original"].loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
@@ -129,7 +136,7 @@ class _Run:
             objective=objective,
             examples=plan.train_set,
             sigmas=sites.sigmas,
-            costs=sites.costs.take(budgeted),
+            costs=plan.costs.take(budgeted),
             limits=plan.limits[budgeted],
             config=config.solve,
             qp_solver=plan.qp_solver,
@@ -183,8 +190,8 @@ class _Run:
             model=models[0].name,
             model_params=(models[0].count_params(), models[1].count_params()),
             scheme=self.asked["scheme"],
-            budgets=_budget_reports(plan.sites, plan.limits, solution),
-            sites=_site_reports(plan.sites, solution),
+            budgets=budget_reports(plan, solution),
+            sites=site_reports(plan, solution),
             skipped=plan.sites.skipped,
             iterations=solution.records,
             qp_solver=plan.qp_solver,
@@ -193,11 +200,11 @@ class _Run:
             evaluated_on=plan.evaluated_on,
             seed=self.config.seed,
             config={**self.asked, **dataclasses.asdict(self.config)},
-            versions=_versions(),
+            versions=versions(),
             seconds=self.seconds,
             notes=tuple(self.notes),
             fine_tuning=history,
-            command=_command(),
+            command=command(),
         )
 
     def _write(self, model: keras.Model, report: Report) -> Report:
@@ -228,50 +235,10 @@ def _left_from_before(folder: Path, files: dict[str, str]) -> list[str]:
     return [f"{name} is of an earlier run in the same folder" for name in stale]
 
 
-def _command() -> str:
-    """The command line that repeats this run; empty where it was called from Python."""
-    if Path(sys.argv[0]).parts[-2:] != ("cobla_tf", "main.py"):
-        return ""
-    return shlex.join(["python", "-m", "cobla_tf.main", *sys.argv[1:]])
-
-
-def _budget_reports(sites: Sites, limits: np.ndarray, solution: Solution) -> tuple[BudgetReport, ...]:
-    costs = sites.costs
-    reached = costs.used(solution.rounded.allocation)
-    return tuple(
-        BudgetReport(name, int(total), int(limit) if np.isfinite(limit) else None, int(used))
-        for name, total, limit, used in zip(costs.resources, costs.totals(), limits, reached, strict=True)
-    )
-
-
-def _site_reports(sites: Sites, solution: Solution) -> tuple[SiteReport, ...]:
-    allocation = solution.rounded.allocation
-    after = sites.costs.of_sites(allocation)
-    return tuple(
-        SiteReport(
-            name=site.name,
-            scheme=site.decomposition.scheme,
-            kernel_shape=site.decomposition.kernel_shape,
-            rank=None if allocation.whole[i] else int(allocation.ranks[i]),
-            full_rank=site.decomposition.full_rank,
-            macs_before=int(site.original[0]),
-            macs_after=int(after[0, i]),
-            params_before=int(site.original[1]),
-            params_after=int(after[1, i]),
-            reason="two factors of the rank it is worth would cost no less" if allocation.whole[i] else "",
-        )
-        for i, site in enumerate(sites.found)
-    )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+def _log_budgets(plan: Plan) -> None:
+    for name, limit, total in zip(plan.costs.resources, plan.limits, plan.costs.totals(), strict=True):
+        text = f"{limit / total:.2%} of the original" if np.isfinite(limit) else "none, only reported"
+        logging.info("budget on %s: %s", name, text)
 
 
 def _log_iteration(record: IterationRecord) -> None:

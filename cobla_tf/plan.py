@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from cobla_tf.budgets import Budgets, check_budgets, resolve_limits
 from cobla_tf.config import Config
-from cobla_tf.costs import resolve_limits
+from cobla_tf.costs import CostTable
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Examples, Sample, Stream, as_examples
 from cobla_tf.export import check_writable
@@ -16,6 +17,7 @@ from cobla_tf.finetune import make_optimizer
 from cobla_tf.graph import check_model
 from cobla_tf.losses import Loss, check_images, check_labels, resolve_loss
 from cobla_tf.qp import resolve_solver
+from cobla_tf.resources import Resource, add_resources, check_resources
 from cobla_tf.sites import Sites, find_sites
 
 HELD_OUT_SHARE = 0.1
@@ -30,7 +32,8 @@ class Plan:
         held_out: what every accuracy is measured on.
         evaluated_on: a sentence about the held-out data.
         sites: of the model.
-        limits: float64 [R] in the order of sites.costs.resources, infinite where there is no budget.
+        costs: of the sites, in MACs, params and the resources given beside them.
+        limits: float64 [R] in the order and units of `costs`, infinite where there is no budget.
         loss: how the network is judged.
         qp_solver: a resolved back end.
     """
@@ -39,6 +42,7 @@ class Plan:
     held_out: Examples
     evaluated_on: str
     sites: Sites
+    costs: CostTable
     limits: np.ndarray
     loss: Loss
     qp_solver: str
@@ -48,20 +52,23 @@ def make_plan(
     model: Any,
     dataset: Any,
     *,
-    budgets: dict[str, float | None],
+    budgets: Budgets,
+    resources: Sequence[Resource],
     scheme: str,
     exclude: Sequence[str],
     validation: Any,
     loss: Any,
     config: Config,
 ) -> Plan:
-    """Check all input, cheapest first; the arguments are those of compress().
+    """Check all input, cheapest first; the arguments are those of compress(), with all budgets in one mapping.
 
     Raises:
         CoblaError: see there.
     """
     if config.output_dir is not None:
         check_writable(config.output_dir)
+    check_resources(resources)
+    check_budgets(budgets, [resource.name for resource in resources])
     make_optimizer(config.fine_tune)
     qp_solver = resolve_solver(config.solve.qp_solver)
     check_model(model)
@@ -74,8 +81,9 @@ def make_plan(
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
     sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))
-    limits = resolve_limits(sites.costs, budgets)
-    return Plan(train_set, held_out, evaluated_on, sites, limits, chosen, qp_solver)
+    costs = add_resources(sites.costs, sites.names, resources, [layer.name for layer in sites.skipped])
+    limits = resolve_limits(costs, budgets)
+    return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver)
 
 
 def _split(dataset: Any, validation: Any, seed: int) -> tuple[Examples, Examples, str]:

@@ -12,7 +12,7 @@ from cobla_tf.report import Report, SiteReport, rank_text
 
 LOSS_COLOUR = "#1f4e79"
 BUDGET_COLOURS = ("#b5651d", "#4b7f52", "#7a5195", "#8a8a8a")
-BUDGET_MARKERS = "osv^"
+BUDGET_MARKERS = "osv^D"
 SITE_COLOUR = "#5b84b1"
 WHOLE_COLOUR = "#d5d8dc"
 GREY = "#666666"
@@ -87,7 +87,7 @@ def _draw_budget_use(axes: Axes, report: Report) -> None:
         colour = BUDGET_COLOURS[index % len(BUDGET_COLOURS)]
         # hollow markers of falling size, for two budgets often bind together
         marker = {
-            "marker": BUDGET_MARKERS[index % 4],
+            "marker": BUDGET_MARKERS[index % len(BUDGET_MARKERS)],
             "markersize": 6 - 2 * (index % 3),
             "markevery": max(1, len(steps) // 30),
         }
@@ -117,7 +117,7 @@ def _mark_phases(upper: Axes, lower: Axes, report: Report) -> None:
 
 
 def _share(site: SiteReport) -> float:
-    return site.macs_after / site.macs_before if site.macs_before else 1.0
+    return site.after["macs"] / site.before["macs"] if site.before["macs"] else 1.0
 
 
 def _label(site: SiteReport) -> str:
@@ -144,8 +144,8 @@ def _draw_shares(axes: Axes, sites: tuple[SiteReport, ...]) -> None:
 
 
 def _draw_total(axes: Axes, sites: tuple[SiteReport, ...]) -> None:
-    before = sum(site.macs_before for site in sites)
+    before = sum(site.before["macs"] for site in sites)
     if before:
-        total = sum(site.macs_after for site in sites) / before
+        total = sum(site.after["macs"] for site in sites) / before
         axes.axvline(total, color=BUDGET_COLOURS[0], linestyle="--", linewidth=1.0, zorder=0)
         axes.set_xlabel(f"share of the original MACs (dashed: all sites together, {100 * total:.1f} %)")

@@ -8,24 +8,28 @@ from typing import Any
 
 from tabulate import tabulate
 
-Row = tuple[str, ...]
+from cobla_tf.texts import amount_text, few, share_text, short_text, table
+
+COUNTED_TITLES = {"macs": "MACs", "params": "params"}
+"""What is counted in the network itself, and how tables spell it."""
 NO_PRICE = 1e-9
 """Multipliers below this are round-off: the budget does not bind."""
 
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One site before and after, kernels only; `rank` is None where it was kept whole, and `reason` says why."""
+    """One site before and after, kernels only; `rank` is None where it was kept whole, and `reason` says why.
+
+    `before` and `after` map each resource ('macs', 'params', ...) to what the site costs in it.
+    """
 
     name: str
     scheme: str
     kernel_shape: tuple[int, ...]
     rank: int | None
     full_rank: int
-    macs_before: int
-    macs_after: int
-    params_before: int
-    params_after: int
+    before: dict[str, float]
+    after: dict[str, float]
     reason: str = ""
 
 
@@ -42,6 +46,9 @@ class SkippedLayer:
 class IterationRecord:
     """One SQP iteration: its own seconds, the run's gradients and loss-only values so far, used / limit by resource.
 
+    `loss` is that on the sample, `judged` that on training images that no gradient sees (NaN where there are none), and
+    `images` counts each image once for every gradient that was taken on it.
+
     `prices` holds the multipliers of the budget rows: by how much about the loss on the sample would fall if a budget
     were wider by one per cent of the original cost; empty where no budget was in play.
     """
@@ -49,12 +56,14 @@ class IterationRecord:
     phase: str
     iteration: int
     loss: float
+    judged: float
     predicted_decrease: float
     step: float
     budget_use: dict[str, float]
     seconds: float
     gradients: int
     values: int
+    images: int
     qp_residual: float
     prices: dict[str, float] = field(default_factory=dict)
 
@@ -70,12 +79,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class BudgetReport:
-    """Cost of all sites for one resource ('macs', 'params', ...); `limit` None means that no budget was set."""
+    """Cost of all sites for one resource ('macs', 'params', ...); `limit` None means that no budget was set.
+
+    Counted resources have whole numbers; those of the user's own are in the user's units.
+    """
 
     resource: str
-    original: int
-    limit: int | None
-    reached: int
+    original: float
+    limit: float | None
+    reached: float
 
 
 @dataclass(frozen=True)
@@ -114,17 +126,24 @@ class Report:
         return json.dumps(_jsonable(dataclasses.asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
 
     def site_table(self, style: str = "simple") -> str:
-        """Rank and cost of every site in network order, with a total; `style` is one of tabulate's formats."""
-        head = ("site", "kernel", "rank", "MACs", "after", "kept", "params", "after", "kept")
-        rows = [(s.name, "x".join(map(str, s.kernel_shape)), rank_text(s), *_costs((s,))) for s in self.sites]
-        return table(head, [*rows, ("total", "", "", *_costs(self.sites))], style, text_columns=3)
+        """Rank and cost of every site in network order, with a total; `style` is one of tabulate's formats.
+
+        Of resources beside MACs and params, the table shows the share that is kept.
+        """
+        further = [budget.resource for budget in self.budgets if budget.resource not in COUNTED_TITLES]
+        head = ["site", "kernel", "rank"]
+        for title in COUNTED_TITLES.values():
+            head += [title, "after", "kept"]
+        head += [f"{name} kept" for name in further]
+        rows = [(s.name, "x".join(map(str, s.kernel_shape)), rank_text(s), *_costs((s,), further)) for s in self.sites]
+        return table(head, [*rows, ("total", "", "", *_costs(self.sites, further))], style, text_columns=3)
 
     def budget_table(self, style: str = "simple") -> str:
         """Exact totals of the sites against their limits."""
         rows = []
         for budget in self.budgets:
-            original, reached = f"{budget.original:,}", f"{budget.reached:,}"
-            limit = "none" if budget.limit is None else f"{budget.limit:,}"
+            original, reached = amount_text(budget.original), amount_text(budget.reached)
+            limit = "none" if budget.limit is None else amount_text(budget.limit)
             shares = share_text(budget.reached, budget.original), share_text(budget.reached, budget.limit)
             rows.append((budget.resource, original, limit, reached, *shares))
         return table(("resource", "original", "limit", "reached", "kept", "of the limit"), rows, style)
@@ -184,12 +203,7 @@ class Report:
                 groups.setdefault(f"kept whole ({site.reason or 'no reason given'})", []).append(site.name)
         for layer in self.skipped:
             groups.setdefault(f"left alone ({layer.reason})", []).append(layer.name)
-        return "\n".join(f"{why}: {_few(names)}" for why, names in groups.items())
-
-
-def _few(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+        return "\n".join(f"{why}: {few(names)}" for why, names in groups.items())
 
 
 def rank_text(site: SiteReport) -> str:
@@ -197,40 +211,13 @@ def rank_text(site: SiteReport) -> str:
     return "whole" if site.rank is None else f"{site.rank} of {site.full_rank}"
 
 
-def share_text(part: int, whole: int | None) -> str:
-    """Part of the whole in per cent; '-' where the whole is nothing."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def table(head: Row, rows: list[Row], style: str, text_columns: int = 1) -> str:
-    """Tabulate ready-made texts: the first `text_columns` columns flush left, the others flush right."""
-    align = ["left" if i < text_columns else "right" for i in range(len(head))]
-    cells = [[_cell(text, style) for text in row] for row in rows]
-    return tabulate(cells, head, tablefmt=style, disable_numparse=True, colalign=align if rows else None)
-
-
-def _cell(text: str, style: str) -> str:
-    """Keep a message on one line, and a bar in a name from ending its Markdown cell."""
-    line = " ".join(text.split())
-    return line.replace("|", "\\|") if style == "github" else line
-
-
-def _costs(sites: tuple[SiteReport, ...]) -> Row:
-    macs, macs_after = sum(s.macs_before for s in sites), sum(s.macs_after for s in sites)
-    params, params_after = sum(s.params_before for s in sites), sum(s.params_after for s in sites)
-    macs_texts = (_short(macs), _short(macs_after), share_text(macs_after, macs))
-    return (*macs_texts, _short(params), _short(params_after), share_text(params_after, params))
-
-
-def _short(count: float) -> str:
-    """One decimal and a decimal prefix: 15.4 G; counts below 1,000 as they are."""
-    if count < 1000:
-        return f"{count:.0f}"
-    for prefix in ("k", "M"):
-        count /= 1000
-        if count < 1000:
-            return f"{count:.1f} {prefix}"
-    return f"{count / 1000:,.1f} G"
+def _costs(sites: tuple[SiteReport, ...], further: list[str]) -> list[str]:
+    texts = []
+    for resource in (*COUNTED_TITLES, *further):
+        before, after = sum(s.before[resource] for s in sites), sum(s.after[resource] for s in sites)
+        texts += [short_text(before), short_text(after)] if resource in COUNTED_TITLES else []
+        texts.append(share_text(after, before))
+    return texts
 
 
 def _jsonable(value: Any) -> Any:

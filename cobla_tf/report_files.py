@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cobla_tf.export import check_writable, replace_with
 from cobla_tf.plots import convergence_figure, save_png, sites_figure
-from cobla_tf.report import IterationRecord, Report, table
+from cobla_tf.report import IterationRecord, Report
+from cobla_tf.texts import table
 
 STYLE = "github"
 NAMES = {

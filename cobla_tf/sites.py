@@ -7,14 +7,12 @@ from fnmatch import fnmatchcase
 import keras
 import numpy as np
 
-from cobla_tf.costs import CostTable, conv2d_costs
+from cobla_tf.costs import COUNTED, CostTable, conv2d_costs
 from cobla_tf.decomposition import Decomposition, decompose
 from cobla_tf.errors import ConfigError, ModelError
 from cobla_tf.graph import Call, check_model, record_calls
 from cobla_tf.layout import Layout
 from cobla_tf.report import SkippedLayer
-
-RESOURCES = ("macs", "params")
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Site:
         name: its path in the model, nested names joined by "/".
         layer: the layer of the original model.
         decomposition: SVD of its kernel.
-        original, per_rank: costs in RESOURCES, int64 [2].
+        original, per_rank: costs in COUNTED, int64 [2].
     """
 
     name: str
@@ -43,6 +41,11 @@ class Sites:
     skipped: tuple[SkippedLayer, ...]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The name of every site."""
+        return tuple(site.name for site in self.found)
+
+    @property
     def layout(self) -> Layout:
         """Where each site's masks lie."""
         return Layout(np.array([site.decomposition.full_rank for site in self.found], dtype=np.int64))
@@ -52,7 +55,7 @@ class Sites:
         """MACs and params of every site."""
         original = np.stack([site.original for site in self.found], axis=1)
         per_rank = np.stack([site.per_rank for site in self.found], axis=1)
-        return CostTable(RESOURCES, original, per_rank, self.layout.full_ranks)
+        return CostTable(COUNTED, original, per_rank, self.layout.full_ranks)
 
     @property
     def sigmas(self) -> list[np.ndarray]:

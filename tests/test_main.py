@@ -39,6 +39,22 @@ def test_the_default_run_with_flags_that_override_its_flagfile(tmp_path):
         assert (tmp_path / path).exists()
 
 
+def test_resources_from_a_csv_file(tmp_path):
+    rows = [f"conv{i},latency,{cost},{cost / 40},0.125" for i, cost in ((1, 0.5), (2, 2.0), (3, 1.5), (4, 1.25))]
+    (tmp_path / "costs.csv").write_text("\n".join(["site,resource,original,per_rank,base", *rows]))
+    quick = ("--iterations=1", "--sample_fraction=0.05", "--draws=1", "--refine_iterations=0", "--epochs=0")
+    flags = ("--resources=costs.csv", "--budgets=latency=0.7", "--exports=", *quick)
+    done = run(*flags, "--pretrain_epochs=0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    budgets = json.loads((tmp_path / "cobla_out" / "report.json").read_text())["budgets"]
+    assert [budget["resource"] for budget in budgets] == ["macs", "params", "latency"]
+    assert budgets[2]["reached"] <= budgets[2]["limit"] == 0.7 * budgets[2]["original"] == 3.675
+    (tmp_path / "costs.csv").write_text("\n".join(["site,resource,original,per_rank,base", *rows[1:]]))
+    done = run(*flags, "--pretrain_epochs=0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "latency: expected costs for every site, got none for conv1." in done.stderr
+
+
 def test_a_flagfile_in_the_current_folder_comes_first(tmp_path):
     (tmp_path / "vgg16.flags").write_text("--model=nothing.keras\n--dataset=digits\n--macs=0.5\n")
     done = run("--flagfile=vgg16.flags", cwd=tmp_path)
@@ -63,13 +79,17 @@ def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path):
         (["--macs=0"], "macs budget must be"),
         (["--macs=half"], "--macs must be a number"),
         (["--macs=0.0001"], "smallest reachable"),
+        (["--budgets=latency=0.5"], "'latency', but the resources are macs, params"),
+        (["--budgets=latency"], "--budgets must be NAME=NUMBER"),
+        (["--budgets=macs=0.5"], "macs has two budgets"),
+        (["--resources=nowhere.csv"], "nowhere.csv"),
         (["--exclude=nothing*"], "matches no layer"),
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
-        (["--model=missing.keras", "--dataset=digits"], "missing.keras"),
+        (["--model=missing.keras", "--dataset=digits", "--macs=0.5"], "missing.keras"),
         (["--model=digits_cnn"], "--dataset"),
         (["--optimizer=adamm"], "adamm"),
         (["--exports=onnx"], "onnx"),
-        (["--model=nin_cifar10", "--dataset=cifar10", "--data_dir=."], "not prepared|prepare"),
+        (["--model=nin_cifar10", "--dataset=cifar10", "--data_dir=.", "--macs=0.5"], "not prepared|prepare"),
         (["--output_dir=/dev/null/out"], "/dev/null/out"),
         (["stray"], "stray"),
         (["--mcas=0.5"], "mean: macs"),

@@ -13,8 +13,18 @@ from cobla_tf.report_files import markdown, write_report
 
 def make_site(index, whole=False):
     after = 1_000_000 if whole else 250_000
-    costs = (1_000_000, after, 2_000, 2_000 if whole else 900)
+    costs = {"macs": 1_000_000, "params": 2_000}, {"macs": after, "params": 2_000 if whole else 900}
     return SiteReport(f"conv{index}", "spatial", (3, 3, 4, 8), None if whole else 5, 12, *costs, "too small" * whole)
+
+
+def with_latency(report, limit=2.0):
+    before = [site.before | {"latency": 1.5} for site in report.sites]
+    after = [site.after | {"latency": 0.375} for site in report.sites]
+    sites = [
+        dataclasses.replace(site, before=b, after=a) for site, b, a in zip(report.sites, before, after, strict=True)
+    ]
+    budgets = (*report.budgets, BudgetReport("latency", 4.5, limit, 1.125))
+    return dataclasses.replace(report, sites=tuple(sites), budgets=budgets)
 
 
 def make_record(index, phase="solve", loss=0.5, use=None):
@@ -73,6 +83,20 @@ def test_site_table_has_a_line_for_each_site_and_adds_them_up():
     assert "25.0 %" in rows["conv0"]
     assert "whole" in rows["conv1"]
     assert all(text in rows["total"] for text in ("3.0 M", "1.5 M", "50.0 %", "6.0 k", "3.8 k", "63.3 %"))
+
+
+@pytest.mark.parametrize("limit", [2.0, None])
+def test_a_resource_of_the_users_own_stands_in_every_form_of_the_report(limit):
+    report = with_latency(make_report(), limit)
+    site, total = report.site_table().splitlines()[2].split(), report.site_table().splitlines()[-1].split()
+    assert site[-2:] == total[-2:] == ["25.0", "%"]
+    shares = ["25.0", "%", *(["56.2", "%"] if limit else ["-"])]
+    row = ["latency", "4.5", "2" if limit else "none", "1.125", *shares]
+    assert report.budget_table().splitlines()[-1].split() == row
+    assert "latency kept" in markdown(report)
+    data = json.loads(report.to_json())
+    assert data["budgets"][-1] == {"resource": "latency", "original": 4.5, "limit": limit, "reached": 1.125}
+    assert data["sites"][0]["after"] == {"macs": 250_000, "params": 900, "latency": 0.375}
 
 
 @pytest.mark.parametrize("name", ["1e5", "12", "True", "0x10"])

@@ -1,0 +1,63 @@
+"""Parts of a report: what the solution costs, and what it takes to repeat it."""
+
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from cobla_tf.plan import Plan
+from cobla_tf.report import BudgetReport, SiteReport
+from cobla_tf.solve import Solution
+
+PACKAGES = ("cobla-tf", "tensorflow", "keras", "numpy", "scipy", "mosek", "clarabel")
+
+
+def budget_reports(plan: Plan, solution: Solution) -> tuple[BudgetReport, ...]:
+    """Every resource in the user's units, whether it has a budget or not."""
+    costs = plan.costs
+    reached = costs.used(solution.rounded.allocation)
+    amounts = (costs.own_units(units) for units in (costs.totals(), plan.limits, reached))
+    return tuple(
+        BudgetReport(name, total, None if np.isinf(limit) else limit, used)
+        for name, total, limit, used in zip(costs.resources, *amounts, strict=True)
+    )
+
+
+def site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
+    """Every site before and after, in the order of the network."""
+    allocation, costs = solution.rounded.allocation, plan.costs
+    after = costs.of_sites(allocation)
+    return tuple(
+        SiteReport(
+            name=site.name,
+            scheme=site.decomposition.scheme,
+            kernel_shape=site.decomposition.kernel_shape,
+            rank=None if allocation.whole[i] else int(allocation.ranks[i]),
+            full_rank=site.decomposition.full_rank,
+            before=dict(zip(costs.resources, costs.own_units(costs.original[:, i]), strict=True)),
+            after=dict(zip(costs.resources, costs.own_units(after[:, i]), strict=True)),
+            reason="two factors of the rank it is worth would cost no less" if allocation.whole[i] else "",
+        )
+        for i, site in enumerate(plan.sites.found)
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that the result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def command() -> str:
+    """The command line that repeats this run; empty where it was called from Python."""
+    if Path(sys.argv[0]).parts[-2:] != ("cobla_tf", "main.py"):
+        return ""
+    return shlex.join(["python", "-m", "cobla_tf.main", *sys.argv[1:]])

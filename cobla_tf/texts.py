@@ -1,0 +1,49 @@
+"""Numbers, shares and tables as text."""
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+Row = Sequence[str]
+
+
+def amount_text(amount: float) -> str:
+    """A whole number to its last digit, another to five digits or one decimal."""
+    if isinstance(amount, int):
+        return f"{amount:,}"
+    return f"{amount:,.1f}" if amount >= 1e4 else f"{amount:.5g}"
+
+
+def share_text(part: float, whole: float | None) -> str:
+    """Part of the whole in per cent; '-' where the whole is nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def table(head: Sequence[str], rows: Sequence[Row], style: str, text_columns: int = 1) -> str:
+    """Tabulate ready-made texts: the first `text_columns` columns flush left, the others flush right."""
+    align = ["left" if i < text_columns else "right" for i in range(len(head))]
+    cells = [[_cell(text, style) for text in row] for row in rows]
+    return tabulate(cells, head, tablefmt=style, disable_numparse=True, colalign=align if rows else None)
+
+
+def _cell(text: str, style: str) -> str:
+    """Keep a message on one line, and a bar in a name from ending its Markdown cell."""
+    line = " ".join(text.split())
+    return line.replace("|", "\\|") if style == "github" else line
+
+
+def short_text(count: float) -> str:
+    """One decimal and a decimal prefix: 15.4 G; counts below 1,000 as they are."""
+    if count < 1000:
+        return f"{count:.0f}"
+    for prefix in ("k", "M"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {prefix}"
+    return f"{count / 1000:,.1f} G"
+
+
+def few(names: list[str], most: int = 8) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
