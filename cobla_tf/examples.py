@@ -54,8 +54,11 @@ class Sample:
 
     def split(self, share: float, rng: np.random.Generator) -> tuple["Sample", "Sample"]:
         """(the rest, a random share of at least one example)."""
+        return self.reserve(max(1, round(share * self.size)), rng)
+
+    def reserve(self, count: int, rng: np.random.Generator) -> tuple["Sample", "Sample"]:
+        """(the rest, `count` random examples)."""
         order = rng.permutation(self.size)
-        count = max(1, round(share * self.size))
         held, rest = np.sort(order[:count]), np.sort(order[count:])
         return Sample(self.images[rest], self.labels[rest]), Sample(self.images[held], self.labels[held])
 
@@ -113,6 +116,10 @@ class Stream:
         for i in range(1, count):
             images[i], labels[i] = next(self._endless)
         return Sample(images, labels)
+
+    def reserve(self, count: int, rng: np.random.Generator) -> tuple["Stream", Sample]:
+        """(this stream, its next `count` examples): these come again only after a whole pass."""
+        return self, self.draw(count, rng)
 
 
 Examples = Sample | Stream

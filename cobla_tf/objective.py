@@ -26,6 +26,9 @@ class Objective:
         loss: from losses.resolve_loss.
         batch_size: images a step.
         probe: a few examples, for the form of a batch: one trace serves all batch sizes.
+
+    Attributes:
+        seen: images that gradients were taken on so far, one count an image and gradient.
     """
 
     def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample) -> None:
@@ -33,6 +36,7 @@ class Objective:
         self._masked = masked
         self._loss = loss
         self._batch_size = batch_size
+        self.seen = 0
         self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, _signature(masked.model, probe))
 
@@ -41,18 +45,51 @@ class Objective:
         self._masked.write(masks)
         return self._mean(self._loss_step, sample)
 
+    def values(self, masks: Array, sample: Sample, groups: int) -> Array:
+        """E(m) on each of up to `groups` equal parts of a sample: what its spread is judged by; float64 [groups]."""
+        self._masked.write(masks)
+        size = -(-sample.size // groups)
+        parts = (Sample(*part) for part in sample.batches(size))
+        return np.array([self._mean(self._loss_step, part) for part in parts])
+
     def gradient(self, masks: Array, sample: Sample) -> tuple[float, Array]:
         """E(m) and dE/dm, float64 [n], on a sample."""
         self._masked.write(masks)
-        for total in self._sums:
-            total.assign(tf.zeros_like(total))
-        loss = self._mean(self._gradient_step, sample)
-        return loss, self._masked.to_masks([total.numpy() / sample.size for total in self._sums])
+        return self._gradient(sample)
+
+    def fisher(self, masks: Array, sample: Sample) -> Array:
+        """Diagonal of the empirical Fisher matrix, float64 [n]: the mean over images of (dE_i/dm_j)^2.
+
+        It stands in for the diagonal of the Hessian: for cross-entropy it is the Gauss-Newton matrix but for the
+        labels, which are those of the data. It costs a batch of one a image.
+        """
+        self._masked.write(masks)
+        squares = np.zeros(len(masks))
+        for image in sample.batches(1):
+            squares += self._gradient(Sample(*image))[1] ** 2
+        return squares / sample.size
+
+    def constant_loss(self, masks: Array, sample: Sample) -> float:
+        """Loss of the network's mean output given for every image: what a network that sees nothing can reach."""
+        self._masked.write(masks)
+        model = self._masked.model
+        batches = list(tensors(model, sample, self._batch_size))
+        outputs = tf.concat([model(images, training=False) for images, _ in batches], axis=0)
+        mean = tf.reduce_mean(outputs, axis=0, keepdims=True)
+        labels = tf.concat([part for _, part in batches], axis=0)
+        return float(self._loss.total(labels, tf.repeat(mean, sample.size, axis=0))) / sample.size
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
         self._masked.write(masks)
         return evaluate(self._masked.model, examples, self._loss, self._batch_size)
+
+    def _gradient(self, sample: Sample) -> tuple[float, Array]:
+        for total in self._sums:
+            total.assign(tf.zeros_like(total))
+        loss = self._mean(self._gradient_step, sample)
+        self.seen += sample.size
+        return loss, self._masked.to_masks([total.numpy() / sample.size for total in self._sums])
 
     def _mean(self, step: Callable[[Any, Any], Any], sample: Sample) -> float:
         total = sum(float(step(*batch)) for batch in tensors(self._masked.model, sample, self._batch_size))

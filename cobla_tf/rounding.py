@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cobla_tf.allocate import allocate
 from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.layout import Layout
 
@@ -11,6 +12,8 @@ Array = np.ndarray
 
 ATTEMPTS = 1000
 """Draws after which the budget is met by dropping terms instead of by luck."""
+NEGLIGIBLE = 1e-9
+"""Of the largest predicted loss, what breaks ties: of the terms that the model has no opinion on, the heavier stay."""
 LEAST_SCALE = 1e-3
 """A kept term is never scaled to nothing: two zero factors would have no gradient in fine-tuning."""
 
@@ -56,12 +59,37 @@ def round_masks(
     sums = layout.sums(masks)
     lost = [np.sum((1 - m) * s**2) for m, s in zip(layout.split(masks), sigmas, strict=True)]
     order = np.argsort(-np.array(lost), kind="stable")
+    weights = [m * s for m, s in zip(layout.split(masks), sigmas, strict=True)]
     for _ in range(ATTEMPTS):
         allocation = costs.settle(np.maximum(draw_ranks(sums, rng), 1), whole)
         if costs.fits(allocation, limits):
-            return _keep_largest(masks, sigmas, layout, costs.promote(allocation, limits, order))
+            return _keep_largest(masks, weights, layout, costs.promote(allocation, limits, order))
     lowered = _lowered(masks, whole, sigmas, costs, limits)
-    return _keep_largest(masks, sigmas, layout, costs.promote(lowered, limits, order))
+    return _keep_largest(masks, weights, layout, costs.promote(lowered, limits, order))
+
+
+def round_by_model(
+    masks: Array, gradient: Array, curvature: Array, sigmas: list[Array], costs: CostTable, limits: Array
+) -> Rounded:
+    """Choose terms, ranks and whole sites at once: the exact optimum of a separable model of the loss.
+
+    Dropping term j is predicted to cost -g_j m_j + h_j m_j^2 / 2, at least 0; a whole site costs nothing.
+
+    Args:
+        masks: relaxed masks within the budgets, float64 [n].
+        gradient, curvature: g and the diagonal h of the Hessian at the masks, float64 [n].
+        sigmas: singular values a site.
+        costs, limits: the budgets, met exactly, in integers.
+    """
+    layout = Layout(costs.full_ranks)
+    weights = masks * np.concatenate([sigma / max(sigma.max(), np.finfo(float).tiny) for sigma in sigmas])
+    losses = np.maximum(-gradient * masks + curvature * masks**2 / 2, 0.0)
+    losses = losses + NEGLIGIBLE * max(losses.max(), np.finfo(float).tiny) * (1 + weights)
+    values = []
+    for loss in layout.split(losses / losses.max()):
+        kept = np.cumsum(np.sort(loss)[::-1])
+        values.append(kept - kept[-1])
+    return _keep_largest(masks, layout.split(losses), layout, allocate(values, costs, limits).allocation)
 
 
 def _lowered(masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
@@ -78,12 +106,14 @@ def _lowered(masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, 
     return costs.settle(ranks, whole)
 
 
-def _keep_largest(masks: Array, sigmas: list[Array], layout: Layout, allocation: Allocation) -> Rounded:
+def _keep_largest(masks: Array, weights: list[Array], layout: Layout, allocation: Allocation) -> Rounded:
+    """Keep each site's ranks[i] terms of largest weight."""
     kept, scale = [], []
-    parts = zip(layout.split(masks), sigmas, allocation.ranks, allocation.whole, strict=True)
-    for mask, sigma, rank, is_whole in parts:
+    for mask, weight, rank, is_whole in zip(
+        layout.split(masks), weights, allocation.ranks, allocation.whole, strict=True
+    ):
         keep = np.zeros(len(mask), dtype=bool)
-        keep[np.argsort(-mask * sigma, kind="stable")[:rank]] = True
+        keep[np.argsort(-weight, kind="stable")[:rank]] = True
         kept.append(keep)
         scale.append(np.ones(len(mask)) if is_whole else np.where(keep, np.maximum(mask, LEAST_SCALE), 0.0))
     return Rounded(np.concatenate(kept), np.concatenate(scale), allocation)

@@ -1,4 +1,4 @@
-"""The loss as the SQP sees it: on a random sub-sample of the training images that is renewed now and then."""
+"""The loss as the SQP sees it: on a random sub-sample of the training images that is renewed and grows."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,21 @@ from cobla_tf.objective import Objective
 
 Array = np.ndarray
 
+JUDGES = 1000
+"""Most training images set apart to compare iterates on; the held-out set is never used for that."""
+GROUPS = 10
+"""Parts of them whose losses tell how uncertain a comparison is."""
+CURVATURE_IMAGES = 64
+"""Images behind one measurement of the curvature."""
+GROWTH = 2
+"""Factor from one sample's size to the next, up to the whole one."""
+FIRST_SHARE = 1 / 4
+"""Of a whole sample, the size of a growing one's first."""
+
 
 @dataclass
 class SampledLoss:
-    """An sqp.loop.Oracle over a part of the masks.
+    """An sqp.loop.Oracle over the masks.
 
     A sample stays the same for `renew_every` iterations, so that the two gradients of a BFGS pair and all losses of a
     line search are taken on the same images.
@@ -22,42 +33,52 @@ class SampledLoss:
         examples: the training images.
         count: images a sample (paper, section 5.3: 5 % of the training set); all of them is the exact gradient.
         renew_every: iterations a sample lasts; 0 keeps the first.
+        growing: whether the first samples are smaller.
         rng: the source of chance.
-        base: the whole mask vector, float64 [n]; fixed masks keep their value here.
-        free: indices of the masks that are optimised.
     """
 
     objective: Objective
     examples: Examples
     count: int
     renew_every: int
+    growing: bool
     rng: np.random.Generator
-    base: Array
-    free: Array
     sample: Sample = field(init=False)
+    judges: Sample | None = field(init=False)
 
     def __post_init__(self) -> None:
-        """Draw the first sample."""
-        self.sample = self.examples.draw(self.count, self.rng)
-
-    def expand(self, x: Array) -> Array:
-        """The whole mask vector [n] for free masks x."""
-        masks = self.base.copy()
-        masks[self.free] = x
-        return masks
+        """Set the judges apart and draw the first sample."""
+        self.judges = None
+        if self.count < self.examples.size:
+            judges = min(JUDGES, -(-self.count // 2), -(-self.examples.size // 10))
+            self.examples, self.judges = self.examples.reserve(judges, self.rng)
+        first = max(1, round(self.count * FIRST_SHARE)) if self.growing else self.count
+        self.sample = self.examples.draw(first, self.rng)
 
     def gradient(self, x: Array) -> tuple[float, Array]:
-        """E and its gradient by the free masks."""
-        loss, gradient = self.objective.gradient(self.expand(x), self.sample)
-        return loss, gradient[self.free]
+        """E and its gradient."""
+        return self.objective.gradient(x, self.sample)
 
     def value(self, x: Array) -> float:
         """E alone."""
-        return self.objective.value(self.expand(x), self.sample)
+        return self.objective.value(x, self.sample)
+
+    def curvature(self, x: Array) -> Array:
+        """Diagonal that stands in for that of the Hessian, float64 [n]."""
+        return self.objective.fisher(x, self.sample.draw(CURVATURE_IMAGES, self.rng))
+
+    def judge(self, x: Array) -> Array:
+        """Losses by which iterates are compared, on parts of the images set apart; not for an exact gradient."""
+        return self.objective.values(x, self.judges, GROUPS)
+
+    def constant_loss(self, x: Array) -> float:
+        """The loss of a network that gives its mean output for every image."""
+        return self.objective.constant_loss(x, self.sample)
 
     def renew(self, iteration: int) -> bool:
         """Draw another sample every `renew_every` iterations, unless a sample is the whole set."""
-        due = self.renew_every > 0 and (iteration - 1) % self.renew_every == 0 and self.count < self.examples.size
-        if due:
-            self.sample = self.examples.draw(self.count, self.rng)
-        return due
+        last = self.sample.size >= self.examples.size
+        if not self.renew_every or (iteration - 1) % self.renew_every or last:
+            return False
+        self.sample = self.examples.draw(min(self.count, self.sample.size * GROWTH), self.rng)
+        return True

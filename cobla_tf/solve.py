@@ -9,6 +9,7 @@ from absl import logging
 from cobla_tf.band import Band, heuristic_band, open_band
 from cobla_tf.baselines import METHODS
 from cobla_tf.config import SolveConfig
+from cobla_tf.continuation import Continuation, budget_between
 from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.errors import SolverError
 from cobla_tf.examples import Examples
@@ -16,14 +17,33 @@ from cobla_tf.layout import Layout
 from cobla_tf.objective import Objective
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.report import IterationRecord
-from cobla_tf.rounding import LEAST_SCALE, Rounded, round_masks
+from cobla_tf.rounding import LEAST_SCALE, Rounded, round_by_model, round_masks
 from cobla_tf.sampling import SampledLoss
-from cobla_tf.sqp.loop import SQP, Constraints, Iteration, SQPResult, SQPSettings
+from cobla_tf.sqp.bfgs import CompactBFGS
+from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.loop import SQP, Iteration, SQPSettings
 
 Array = np.ndarray
 
 LARGEST_SCALE = 10.0
 """Upper bound of a kept term's scale once the ranks are fixed: far above what the loss ever asks for."""
+CHANCE = 0.5
+"""A start has lost its way if it is further than this from the original's loss to that of a constant output."""
+LOOSER = (0.75, 0.5, 0.25)
+"""Where to look for a better start: budgets as these powers of the target's share."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What one solve can begin from another's, on the same sites.
+
+    Attributes:
+        masks: float64 [n].
+        bfgs: the Hessian's model.
+    """
+
+    masks: Array
+    bfgs: CompactBFGS
 
 
 @dataclass(frozen=True)
@@ -31,11 +51,12 @@ class Solution:
     """What the optimiser found.
 
     Attributes:
-        start: the heuristic's binary masks, float64 [n].
+        start: the masks that it started from, float64 [n].
         relaxed: masks in [0, 1] within the budgets, float64 [n].
         rounded: integer ranks within the budgets, and the scale of what is kept.
         status: one sentence a phase.
         records: one an iteration.
+        warm: for a solve under other budgets.
     """
 
     start: Array
@@ -43,6 +64,7 @@ class Solution:
     rounded: Rounded
     status: str
     records: tuple[IterationRecord, ...]
+    warm: WarmStart
 
 
 @dataclass
@@ -56,6 +78,7 @@ class Solver:
         qp_solver: a resolved back end.
         rng: the one source of chance.
         on_record: called after every iteration.
+        warm: what another solve left; None starts from a heuristic.
     """
 
     objective: Objective
@@ -67,7 +90,10 @@ class Solver:
     qp_solver: str
     rng: np.random.Generator
     on_record: Callable[[IterationRecord], None]
+    warm: WarmStart | None = None
     records: list[IterationRecord] = field(default_factory=list)
+    status: list[str] = field(default_factory=list)
+    phase: str = ""
     gradients: int = 0
     values: int = 0
 
@@ -77,99 +103,144 @@ class Solver:
         Raises:
             SolverError: the first quadratic program or the first loss is unusable.
         """
+        config = self.config
         self.layout = Layout(self.costs.full_ranks)
-        self.count = self.config.sample_size(self.examples.size)
-        start = self._start()
-        relaxed, whole, status = self._relax(start)
-        rounded = self._round(relaxed, whole)
-        rounded, refined = self._refine(rounded)
-        sentences = [*status, *([f"re-scaling: {refined}"] if refined else [])]
-        return Solution(self.layout.leading(start.ranks), relaxed, rounded, "; ".join(sentences), tuple(self.records))
+        self.oracle = SampledLoss(
+            self.objective,
+            self.examples,
+            config.sample_size(self.examples.size),
+            config.renew_every,
+            config.growing,
+            self.rng,
+        )
+        heuristic = self._heuristic(self.limits)
+        start, whole = self._start(heuristic)
+        relaxed, whole = self._relax(start, whole, self._band(heuristic))
+        rounded = self._refine(self._round(relaxed, whole))
+        warm = WarmStart(relaxed, self.loop.bfgs)
+        return Solution(
+            self.layout.leading(heuristic.ranks), relaxed, rounded, "; ".join(self.status), tuple(self.records), warm
+        )
 
-    def _start(self) -> Allocation:
+    def _heuristic(self, limits: Array) -> Allocation:
         if self.config.start == "ones":
-            return Allocation(self.costs.full_ranks, self.costs.cheapest(self.limits).whole)
-        return METHODS[self.config.start](self.sigmas, self.costs, self.limits)
+            return Allocation(self.costs.full_ranks, self.costs.cheapest(limits).whole)
+        return METHODS[self.config.start](self.sigmas, self.costs, limits)
 
-    def _band(self, start: Array) -> Band:
+    def _start(self, heuristic: Allocation) -> tuple[Array, Array]:
+        """Masks and whole sites to start from, at looser budgets where the heuristic's are near chance."""
+        masks = self.warm.masks if self.warm else self.layout.leading(heuristic.ranks)
+        if self.warm or self.config.start == "ones" or not self.config.continuation:
+            return masks, heuristic.whole
+        ones = np.ones(self.layout.size)
+        self.values += 3
+        original, self.constant = self.oracle.value(ones), self.oracle.constant_loss(ones)
+        chance = original + CHANCE * (self.constant - original)
+        loss = self.oracle.value(masks)
+        for power in LOOSER:
+            if loss <= chance:
+                break
+            masks = self._looser(heuristic, power)
+            self.values += 1
+            loss = self.oracle.value(masks)
+            logging.info("start at the budgets to the power %.2f: loss %.3f, chance is above %.3f", power, loss, chance)
+        return masks, heuristic.whole
+
+    def _looser(self, heuristic: Allocation, power: float) -> Array:
+        """A heuristic's masks at looser budgets, with no site whole that is not whole at the target."""
+        allocation = self._heuristic(budget_between(self.costs.totals().astype(float), self.limits, power))
+        ranks = np.where(
+            allocation.whole & ~heuristic.whole, np.maximum(self.costs.saturation_ranks() - 1, 1), allocation.ranks
+        )
+        return self.layout.leading(np.where(heuristic.whole, self.costs.full_ranks, ranks))
+
+    def _band(self, heuristic: Allocation) -> Band:
         if self.config.band and self.config.start != "ones":
-            return heuristic_band(self.sigmas, self.costs, self.limits, start)
+            return heuristic_band(self.sigmas, self.costs, self.limits, self.layout.leading(heuristic.ranks))
         return open_band(self.layout)
 
-    def _relax(self, start: Allocation) -> tuple[Array, Array, list[str]]:
+    def _relax(self, masks: Array, whole: Array, band: Band) -> tuple[Array, Array]:
         """Solve Eq. 8; keep sites that come out saturated whole, and solve again with what that frees."""
-        masks, whole, status = self.layout.leading(start.ranks), start.whole, []
-        band = self._band(masks)
+        self.loop = self._loop(self._constraints(self.limits, whole, band))
+        self.loop.bfgs = self.warm.bfgs if self.warm else None
         for phase in range(1, len(self.sigmas) + 2):
+            self.phase, self.whole = f"solve {phase}", whole
             try:
-                masks, result = self._sqp(f"solve {phase}", masks, whole, band)
+                masks = self._solve(masks, whole, band)
             except SolverError as error:
                 if phase == 1:
                     raise
-                status.append(f"solve {phase}: left out: {error}")
+                self.status.append(f"solve {phase}: left out: {error}")
                 break
-            status.append(f"solve {phase}: {result.status}")
             saturated = self.costs.settle(np.floor(self.layout.sums(masks) + 1e-6).astype(np.int64), whole).whole
             if (saturated == whole).all():
                 break
             logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
             whole = saturated
-            masks = np.where(self.layout.spread(whole), 1.0, masks)
-        return masks, whole, status
+        return masks, whole
 
-    def _sqp(self, phase: str, masks: Array, whole: Array, band: Band) -> tuple[Array, SQPResult]:
-        fixed = self.layout.spread(whole) | (band.lower == band.upper)
-        free = np.flatnonzero(~fixed)
-        base = np.where(self.layout.spread(whole), 1.0, masks)
-        if not len(free):
-            return base, SQPResult(base[free], float("nan"), "nothing left to decide", 0, 0)
-        constraints = self._constraints(base, whole, free, band)
+    def _solve(self, masks: Array, whole: Array, band: Band) -> Array:
+        loop = self.loop
+        loop.constraints = self._constraints(self.limits, whole, band)
+        if (loop.constraints.lower == loop.constraints.upper).all():
+            self.status.append(f"{self.phase}: nothing left to decide")
+            return loop.constraints.clip(masks)
+        loop.begin(masks)
+        if self.config.continuation and loop.constraints.violated(loop.x):
+            self._come_down(whole, band)
+        result = loop.run()
+        self.status.append(f"{self.phase}: {result.status}")
+        return result.x
 
-        def used(x: Array) -> Array:
-            sums = self.layout.sums(_with(base, free, x))
-            return np.where(whole, self.costs.original, self.costs.per_rank * sums).sum(axis=1)
+    def _come_down(self, whole: Array, band: Band) -> None:
+        phase, self.phase = self.phase, "continuation"
+        used = self._used(self.loop.x, whole)
+        constant = self.oracle.constant_loss(np.ones(self.layout.size))
+        way = Continuation(
+            self.loop, lambda limits: self._constraints(limits, whole, band), used, self.limits, constant
+        )
+        self.status.append(f"continuation: {way.run()}")
+        self.phase = phase
 
-        result = self._minimise(phase, base, free, constraints, self.config.iterations, used)
-        return _with(base, free, result.x), result
+    def _used(self, masks: Array, whole: Array) -> Array:
+        """Cost of relaxed masks, float64 [R]."""
+        return self.costs.of_sites(Allocation(self.layout.sums(masks), whole)).sum(axis=1)
 
-    def _constraints(self, base: Array, whole: Array, free: Array, band: Band) -> Constraints:
-        """Budget rows as shares of the original cost, less what whole sites and fixed masks take."""
-        scale = self.costs.totals()[:, None]
-        rows = np.where(self.layout.spread(whole), 0, self.layout.spread(self.costs.per_rank)) / scale
-        taken = np.where(whole, self.costs.original, 0).sum(axis=1) / scale[:, 0]
-        fixed = np.ones(len(base), dtype=bool)
-        fixed[free] = False
-        limits = self.limits / scale[:, 0] - taken - rows[:, fixed] @ base[fixed]
-        return Constraints(rows[:, free], limits, band.lower[free], band.upper[free])
+    def _constraints(self, limits: Array, whole: Array, band: Band) -> Constraints:
+        """Budget rows as shares of the original cost, less what whole sites take; their masks are fixed at one."""
+        scale = self.costs.totals()
+        fixed = self.layout.spread(whole)
+        rows = np.where(fixed, 0, self.layout.spread(self.costs.per_rank)) / scale[:, None]
+        taken = np.where(whole, self.costs.original, self.costs.base).sum(axis=1)
+        lower, upper = np.where(fixed, 1.0, band.lower), np.where(fixed, 1.0, band.upper)
+        return Constraints(rows, (limits - taken) / scale, lower, upper)
 
-    def _minimise(
-        self, phase: str, base: Array, free: Array, constraints: Constraints, iterations: int,
-        used: Callable[[Array], Array],
-    ) -> SQPResult:  # fmt: skip
-        oracle = SampledLoss(self.objective, self.examples, self.count, self.config.renew_every, self.rng, base, free)
-        settings = SQPSettings(iterations=iterations, memory=self.config.memory)
+    def _loop(self, constraints: Constraints) -> SQP:
+        return SQP(
+            oracle=self.oracle,
+            constraints=constraints,
+            settings=SQPSettings(iterations=self.config.iterations, memory=self.config.memory),
+            solve_qp=lambda program: solve_qp(program, self.qp_solver),
+            on_iteration=self._record,
+            curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,
+            judge=self.oracle.judge if self.oracle.judges else None,
+        )
 
-        def record(step: Iteration) -> None:
-            self._record(phase, step, used(step.x))
-
-        loop = SQP(oracle, constraints, settings, lambda program: solve_qp(program, self.qp_solver), record)
-        result = loop.minimise(base[free])
-        self.gradients += result.gradients
-        self.values += result.values
-        return result
-
-    def _record(self, phase: str, step: Iteration, used: Array) -> None:
+    def _record(self, step: Iteration) -> None:
+        used = self._used(step.x, self.whole)
         shares = {name: float(share) for name, share in zip(self.costs.resources, used / self.limits, strict=True)}
         entry = IterationRecord(
-            phase=phase,
+            phase=self.phase,
             iteration=step.number,
             loss=step.loss,
+            judged=step.judged,
             predicted_decrease=step.predicted_decrease,
             step=step.step,
             budget_use=shares,
             seconds=step.seconds,
             gradients=self.gradients + step.gradients,
             values=self.values + step.values,
+            images=self.objective.seen,
             qp_residual=step.qp.residual,
             prices=dict(zip(shares, (step.qp.row_multipliers / 100).tolist(), strict=False)),
         )
@@ -177,37 +248,44 @@ class Solver:
         self.on_record(entry)
 
     def _round(self, masks: Array, whole: Array) -> Rounded:
-        """The best of several feasible draws by the loss on one sample that all of them share."""
-        sample = self.examples.draw(self.count, self.rng)
+        """The best of several roundings by the loss on one sample that all of them share."""
         drawn: dict[bytes, Rounded] = {}
         for _ in range(self.config.draws):
             rounded = round_masks(masks, whole, self.sigmas, self.costs, self.limits, self.rng)
             drawn.setdefault(rounded.kept.tobytes(), rounded)
-        candidates = list(drawn.values())
+        candidates = {f"draw {i + 1}": rounded for i, rounded in enumerate(drawn.values())}
+        if self.config.rounding == "model":
+            candidates["integer program"] = self._by_model(masks)
         if len(candidates) == 1:
-            return candidates[0]
+            return next(iter(candidates.values()))
+        judges = self.oracle.judges or self.oracle.sample
         self.values += len(candidates)
-        losses = [self.objective.value(rounded.scale, sample) for rounded in candidates]
-        return candidates[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
+        losses = {name: self.objective.value(rounded.scale, judges) for name, rounded in candidates.items()}
+        best = min(losses, key=lambda name: np.nan_to_num(losses[name], nan=np.inf))
+        logging.info("rounding: %s", ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+        self.status.append(f"rounding: {best}")
+        return candidates[best]
 
-    def _refine(self, rounded: Rounded) -> tuple[Rounded, str]:
+    def _by_model(self, masks: Array) -> Rounded:
+        self.gradients += 1
+        _, gradient = self.oracle.gradient(masks)
+        return round_by_model(masks, gradient, self.oracle.curvature(masks), self.sigmas, self.costs, self.limits)
+
+    def _refine(self, rounded: Rounded) -> Rounded:
         """Re-optimise the scale of the kept terms; no change in cost, so bounds are all that is left."""
-        free = np.flatnonzero(rounded.kept & ~self.layout.spread(rounded.allocation.whole))
-        if not self.config.refine_iterations or not len(free):
-            return rounded, ""
-        constraints = Constraints(
-            np.zeros((0, len(free))), np.zeros(0), np.full(len(free), LEAST_SCALE), np.full(len(free), LARGEST_SCALE)
-        )
-        cost = self.costs.used(rounded.allocation)
-        iterations = self.config.refine_iterations
+        self.whole = rounded.allocation.whole
+        free = rounded.kept & ~self.layout.spread(self.whole)
+        if not self.config.refine_iterations or not free.any():
+            return rounded
+        self.gradients, self.values = self.gradients + self.loop.gradients, self.values + self.loop.values
+        lower, upper = np.where(free, LEAST_SCALE, rounded.scale), np.where(free, LARGEST_SCALE, rounded.scale)
+        loop = self._loop(Constraints(np.zeros((0, len(free))), np.zeros(0), lower, upper))
+        self.phase = "re-scale"
         try:
-            result = self._minimise("re-scale", rounded.scale, free, constraints, iterations, lambda _: cost)
+            loop.begin(rounded.scale)
+            result = loop.run(self.config.refine_iterations)
         except SolverError as error:
-            return rounded, f"left out: {error}"
-        return replace(rounded, scale=_with(rounded.scale, free, result.x)), result.status
-
-
-def _with(vector: Array, places: Array, values: Array) -> Array:
-    changed = vector.copy()
-    changed[places] = values
-    return changed
+            self.status.append(f"re-scaling: left out: {error}")
+            return rounded
+        self.status.append(f"re-scaling: {result.status}")
+        return replace(rounded, scale=result.x)
