@@ -28,9 +28,11 @@ whichever is more, but never more than half of that distance."""
 
 
 def budget_between(used: Array, limits: Array, level: float) -> Array:
-    """Limits [R] on the way from what is used (level 0) to the target (level 1), geometric in each resource."""
-    ratio = np.minimum(limits / np.maximum(used, np.finfo(float).tiny), 1.0)
-    return np.maximum(limits, used * ratio**level)
+    """Limits [R] on the way from what is used (level 0) to the target (level 1), geometric in each resource.
+
+    A resource that is within its limit already has that limit all the way.
+    """
+    return np.maximum(limits, used ** (1 - level) * limits**level)
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,12 @@ class Continuation:
         Raises:
             SolverError: a quadratic program cannot be solved.
         """
-        first = np.log(FIRST_FACTOR) / np.log(np.min(self.limits / np.maximum(self.used, np.finfo(float).tiny)))
-        level, notch, taken, refused = 0.0, min(first, 1.0), 0, 0
+        first = min(-np.log(FIRST_FACTOR) / np.log(np.max(self.used / self.limits)), 1.0)
+        level, notch, taken, refused = 0.0, first, 0, 0
+        judge = self.loop.judge
+        self.loop.use_judge(None)  # points on the way are no answers
+        self.loop.constraints = self._at(0.0)
+        self.loop.run(1)  # a line search first: it tells how far the measured curvature can be trusted
         while level < 1.0 and notch > LEAST_NOTCH * first:
             target = min(level + notch, 1.0)
             if self.loop.tighten(self._at(target), self._allowed):
@@ -65,12 +71,11 @@ class Continuation:
                 self.loop.run(1)
             else:
                 notch, refused = notch / 2, refused + 1
-        counts = f"{taken} notches taken, {refused} refused"
         if level < 1.0:
             logging.warning("continuation: the loss leaps at every notch; the rest of the way is one step")
-            self.loop.constraints = self._at(1.0)
-            return f"{counts}, the rest in one step"
-        return counts
+            self.loop.constraints, self.loop.incumbent = self._at(1.0), None  # what met looser limits is no answer
+        self.loop.use_judge(judge)
+        return f"{taken} notches taken, {refused} refused{', the rest in one step' if level < 1.0 else ''}"
 
     def _at(self, level: float) -> Constraints:
         return self.constraints_at(budget_between(self.used, self.limits, level))

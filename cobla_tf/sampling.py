@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cobla_tf.examples import Examples, Sample
+from cobla_tf.examples import Examples, Part, Sample
 from cobla_tf.objective import Objective
 
 Array = np.ndarray
 
-JUDGES = 1000
+JUDGES = 500
 """Most training images set apart to compare iterates on; the held-out set is never used for that."""
 GROUPS = 10
 """Parts of them whose losses tell how uncertain a comparison is."""
@@ -33,12 +33,12 @@ class SampledLoss:
         examples: the training images.
         count: images a sample (paper, section 5.3: 5 % of the training set); all of them is the exact gradient.
         renew_every: iterations a sample lasts; 0 keeps the first.
-        growing: whether the first samples are smaller.
+        growing: whether the first samples are smaller, where they are renewed and the gradient is not to be exact.
         rng: the source of chance.
     """
 
     objective: Objective
-    examples: Examples
+    examples: Examples | Part
     count: int
     renew_every: int
     growing: bool
@@ -52,7 +52,8 @@ class SampledLoss:
         if self.count < self.examples.size:
             judges = min(JUDGES, -(-self.count // 2), -(-self.examples.size // 10))
             self.examples, self.judges = self.examples.reserve(judges, self.rng)
-        first = max(1, round(self.count * FIRST_SHARE)) if self.growing else self.count
+        grows = self.growing and self.renew_every and self.judges is not None
+        first = max(1, round(self.count * FIRST_SHARE)) if grows else self.count
         self.sample = self.examples.draw(first, self.rng)
 
     def gradient(self, x: Array) -> tuple[float, Array]:
@@ -77,8 +78,17 @@ class SampledLoss:
 
     def renew(self, iteration: int) -> bool:
         """Draw another sample every `renew_every` iterations, unless a sample is the whole set."""
-        last = self.sample.size >= self.examples.size
-        if not self.renew_every or (iteration - 1) % self.renew_every or last:
+        if not self.renew_every or (iteration - 1) % self.renew_every or self.sample.size >= self.examples.size:
             return False
-        self.sample = self.examples.draw(min(self.count, self.sample.size * GROWTH), self.rng)
+        self._draw_next()
         return True
+
+    def enlarge(self) -> bool:
+        """Draw a larger sample; False where it is a whole one already."""
+        if self.sample.size >= min(self.count, self.examples.size):
+            return False
+        self._draw_next()
+        return True
+
+    def _draw_next(self) -> None:
+        self.sample = self.examples.draw(min(self.count, self.sample.size * GROWTH), self.rng)

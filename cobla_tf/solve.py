@@ -1,6 +1,8 @@
 """From a model's sites and budgets to integer ranks: start, SQP in phases, rounding, re-scaling."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,11 +41,11 @@ class WarmStart:
 
     Attributes:
         masks: float64 [n].
-        bfgs: the Hessian's model.
+        bfgs: the Hessian's model, of which a copy is used; None where there was nothing to decide.
     """
 
     masks: Array
-    bfgs: CompactBFGS
+    bfgs: CompactBFGS | None
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,20 @@ class Solution:
     """What the optimiser found.
 
     Attributes:
-        start: the masks that it started from, float64 [n].
-        relaxed: masks in [0, 1] within the budgets, float64 [n].
+        start: the heuristic's masks at these budgets, float64 [n]; None where nothing was optimised.
+        relaxed: masks in [0, 1] within the budgets, float64 [n]; None likewise.
         rounded: integer ranks within the budgets, and the scale of what is kept.
         status: one sentence a phase.
         records: one an iteration.
-        warm: for a solve under other budgets.
+        warm: for a solve under other budgets; None likewise.
     """
 
-    start: Array
-    relaxed: Array
+    start: Array | None
+    relaxed: Array | None
     rounded: Rounded
     status: str
     records: tuple[IterationRecord, ...]
-    warm: WarmStart
+    warm: WarmStart | None
 
 
 @dataclass
@@ -94,6 +96,7 @@ class Solver:
     records: list[IterationRecord] = field(default_factory=list)
     status: list[str] = field(default_factory=list)
     phase: str = ""
+    cost: Array | None = None
     gradients: int = 0
     values: int = 0
 
@@ -134,8 +137,8 @@ class Solver:
             return masks, heuristic.whole
         ones = np.ones(self.layout.size)
         self.values += 3
-        original, self.constant = self.oracle.value(ones), self.oracle.constant_loss(ones)
-        chance = original + CHANCE * (self.constant - original)
+        original, constant = self.oracle.value(ones), self.oracle.constant_loss(ones)
+        chance = original + CHANCE * (constant - original)
         loss = self.oracle.value(masks)
         for power in LOOSER:
             if loss <= chance:
@@ -162,7 +165,7 @@ class Solver:
     def _relax(self, masks: Array, whole: Array, band: Band) -> tuple[Array, Array]:
         """Solve Eq. 8; keep sites that come out saturated whole, and solve again with what that frees."""
         self.loop = self._loop(self._constraints(self.limits, whole, band))
-        self.loop.bfgs = self.warm.bfgs if self.warm else None
+        self.loop.bfgs = deepcopy(self.warm.bfgs) if self.warm else None
         for phase in range(1, len(self.sigmas) + 2):
             self.phase, self.whole = f"solve {phase}", whole
             try:
@@ -195,6 +198,7 @@ class Solver:
     def _come_down(self, whole: Array, band: Band) -> None:
         phase, self.phase = self.phase, "continuation"
         used = self._used(self.loop.x, whole)
+        self.values += 1
         constant = self.oracle.constant_loss(np.ones(self.layout.size))
         way = Continuation(
             self.loop, lambda limits: self._constraints(limits, whole, band), used, self.limits, constant
@@ -227,7 +231,7 @@ class Solver:
         )
 
     def _record(self, step: Iteration) -> None:
-        used = self._used(step.x, self.whole)
+        used = self._used(step.x, self.whole) if self.cost is None else self.cost
         shares = {name: float(share) for name, share in zip(self.costs.resources, used / self.limits, strict=True)}
         entry = IterationRecord(
             phase=self.phase,
@@ -255,7 +259,7 @@ class Solver:
             drawn.setdefault(rounded.kept.tobytes(), rounded)
         candidates = {f"draw {i + 1}": rounded for i, rounded in enumerate(drawn.values())}
         if self.config.rounding == "model":
-            candidates["integer program"] = self._by_model(masks)
+            candidates |= self._by_model(masks)
         if len(candidates) == 1:
             return next(iter(candidates.values()))
         judges = self.oracle.judges or self.oracle.sample
@@ -266,10 +270,14 @@ class Solver:
         self.status.append(f"rounding: {best}")
         return candidates[best]
 
-    def _by_model(self, masks: Array) -> Rounded:
+    def _by_model(self, masks: Array) -> dict[str, Rounded]:
         self.gradients += 1
-        _, gradient = self.oracle.gradient(masks)
-        return round_by_model(masks, gradient, self.oracle.curvature(masks), self.sigmas, self.costs, self.limits)
+        (_, gradient), curvature = self.oracle.gradient(masks), self.oracle.curvature(masks)
+        if not np.isfinite([gradient, curvature]).all():
+            logging.warning("rounding: no integer program, the gradient or the curvature is not finite")
+            return {}
+        rounded = round_by_model(masks, gradient, curvature, self.sigmas, self.costs, self.limits)
+        return {"integer program": rounded}
 
     def _refine(self, rounded: Rounded) -> Rounded:
         """Re-optimise the scale of the kept terms; no change in cost, so bounds are all that is left."""
@@ -280,7 +288,8 @@ class Solver:
         self.gradients, self.values = self.gradients + self.loop.gradients, self.values + self.loop.values
         lower, upper = np.where(free, LEAST_SCALE, rounded.scale), np.where(free, LARGEST_SCALE, rounded.scale)
         loop = self._loop(Constraints(np.zeros((0, len(free))), np.zeros(0), lower, upper))
-        self.phase = "re-scale"
+        loop.bfgs = deepcopy(self.loop.bfgs)  # the caller's warm start is not to change
+        self.phase, self.cost = "re-scale", self.costs.used(rounded.allocation)
         try:
             loop.begin(rounded.scale)
             result = loop.run(self.config.refine_iterations)

@@ -104,3 +104,16 @@ def test_row_of_zeros_below_zero_is_named():
 @pytest.mark.parametrize("change", ["plain", "infinite row", "infinite bounds", "room only in a corner"])
 def test_feasible_programs_are_not_explained_away(change):
     assert infeasible.explain(CHANGES[change](random_program(seed=8))) is None
+
+
+def test_what_cannot_be_met_is_refused_before_any_solver():
+    program = random_program(20, 4, 1, seed=9)
+    infeasible.require_feasible(program)
+    least = program.rows @ program.lower
+    with pytest.raises(SolverError, match=r"Row 0 .* over the bounds;"):
+        infeasible.require_feasible(replace(program, limits=1.1 * least))
+    both, limits = np.vstack([program.rows, -program.rows]), np.array([0.5, -0.4]) * least
+    with pytest.raises(SolverError, match=r"Row [01] .* the other rows"):
+        infeasible.require_feasible(replace(program, rows=both, limits=limits))
+    with pytest.raises(SolverError, match="finite rows"):
+        infeasible.require_feasible(replace(program, rows=program.rows * np.inf))

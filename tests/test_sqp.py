@@ -154,3 +154,149 @@ def test_the_most_iterations_are_kept_to():
     result, steps = run(Quadratic(), box(), np.zeros(20), iterations=2, first_step=0.01)
     assert len(steps) == 2
     assert "most iterations" in result.status
+
+
+def test_a_start_outside_its_bounds_is_clipped_before_the_first_gradient():
+    seen = []
+    oracle = Quadratic(spoil=lambda x, loss: seen.append(x.copy()) or loss)
+    run(oracle, box(limit=1.0), np.full(20, 3.0), iterations=3)
+    np.testing.assert_array_equal(seen[0], 1.0)
+
+
+@pytest.mark.parametrize("right", [0.0, 0.3])
+def test_an_equation_given_as_two_rows_is_no_obstacle(right):
+    oracle, bounds = Quadratic(), box()
+    row = bounds.rows[:1] - (right == 0) * bounds.rows[1:]
+    constraints = Constraints(np.vstack([row, -row]), np.array([right, -right]), bounds.lower, bounds.upper)
+    result, _ = run(oracle, constraints, np.full(20, 0.5), iterations=60, tolerance=1e-9)
+    reference = minimize(
+        oracle.gradient, np.full(20, right), jac=True, method="SLSQP", bounds=[(0, 1)] * 20, options={"ftol": 1e-12},
+        constraints={"type": "eq", "fun": lambda x: row @ x - right, "jac": lambda x: row},
+    )  # fmt: skip
+    assert result.status.startswith("converged")
+    assert result.loss == pytest.approx(reference.fun, abs=1e-6)
+    assert row @ result.x == pytest.approx(right, abs=1e-8)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_unit_of_the_loss_decides_nothing(factor):
+    class Scaled(Quadratic):
+        def value(self, x):
+            return factor * super().value(x)
+
+        def gradient(self, x):
+            return self.value(x), factor * (self.H @ x - self.c)
+
+    first, second = (run(oracle, box(), np.zeros(20), iterations=60)[0] for oracle in (Quadratic(), Scaled()))
+    assert first.gradients == second.gradients
+    np.testing.assert_allclose(first.x, second.x, atol=1e-6)
+
+
+def test_the_unit_of_a_small_box_decides_nothing():
+    unit = 1e-3
+
+    class Shrunk(Quadratic):
+        def value(self, x):
+            return super().value(x / unit)
+
+        def gradient(self, x):
+            return self.value(x), (self.H @ (x / unit) - self.c) / unit
+
+    plain = box()
+    small = Constraints(plain.rows / unit, plain.limits, plain.lower, plain.upper * unit)
+    first = run(Quadratic(), plain, np.zeros(20), iterations=60)[0]
+    second = run(Shrunk(), small, np.zeros(20), iterations=60)[0]
+    assert first.gradients == second.gradients
+    np.testing.assert_allclose(first.x, second.x / unit, atol=1e-6)
+
+
+def test_a_loss_that_falls_to_zero_converges():
+    oracle = Quadratic()
+    oracle.c = oracle.H @ np.full(20, 0.1)
+    least = 0.5 * oracle.c @ np.full(20, 0.1)
+    oracle.spoil = lambda x, loss: loss + least
+    result, _ = run(oracle, box(), np.ones(20), iterations=200)
+    assert result.status.startswith("converged")
+    assert result.loss <= 1e-6 * oracle.value(np.ones(20))
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 1.0])
+def test_rows_that_cannot_be_met_are_named_with_their_own_smallest_limit(start):
+    unlimited, evaluated = box(), []
+    constraints = Constraints(
+        np.vstack([unlimited.rows, -unlimited.rows[:1]]), np.array([0.3, 0.3, -0.4]), unlimited.lower, unlimited.upper
+    )
+    with pytest.raises(SolverError, match=r"Row [02] .* cannot be met") as caught:
+        run(Quadratic(spoil=lambda x, loss: evaluated.append(x) or loss), constraints, np.full(20, start))
+    stated = float(str(caught.value).split("expected at least ")[1].split(",")[0])
+    assert stated == pytest.approx(0.4 if "Row 0" in str(caught.value) else -0.3, abs=1e-6)
+    assert not evaluated
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_shortens_the_step(bad):
+    """The loss itself stays finite, so only the gradient can tell."""
+
+    class Holed(Quadratic):
+        def gradient(self, x):
+            loss, gradient = super().gradient(x)
+            return loss, np.where(x.max() > 0.2, bad, gradient)
+
+    constraints = box()
+    result, steps = run(Holed(), constraints, np.zeros(20), iterations=30, first_step=1.0)
+    assert steps[0].step < 1
+    assert result.loss < 0
+    assert result.x.max() <= 0.2
+    assert "not finite at" in result.status
+
+
+def test_the_way_into_the_budget_is_shortened_where_the_loss_is_not_finite():
+    constraints = box()
+    ends = Quadratic(spoil=lambda x, loss: np.nan if 0.2 < x.mean() < 0.9 else loss)
+    with pytest.raises(SolverError, match="no finite loss"):
+        run(ends, constraints, np.ones(20), iterations=60)
+    beyond = Quadratic(spoil=lambda x, loss: np.nan if (constraints.rows @ x).max() < 0.29 else loss)
+    result, _ = run(beyond, constraints, np.ones(20), iterations=60)
+    assert not constraints.violated(result.x)
+
+
+class FailsOn:
+    """A QP back end that raises at some calls."""
+
+    def __init__(self, calls, error):
+        self.calls, self.error, self.count = calls, error, 0
+
+    def __call__(self, program):
+        self.count += 1
+        if self.count in self.calls:
+            raise self.error
+        return solve_qp(program, "structured")
+
+
+@pytest.mark.parametrize("error", [SolverError("away"), ZeroDivisionError("away"), MemoryError("away")])
+def test_a_qp_back_end_that_raises_costs_the_pairs_then_the_rest_but_never_the_masks(error):
+    def minimise(calls, start):
+        settings = SQPSettings(iterations=60)
+        loop = SQP(Quadratic(), box(), settings, FailsOn(calls, error), lambda step: None)
+        return loop.minimise(start)
+
+    with pytest.raises(SolverError, match="away"):
+        minimise({1}, np.ones(20))
+    assert "converged" in minimise({3}, np.zeros(20)).status
+    stopped = minimise(set(range(4, 99)), np.zeros(20))
+    assert "best masks" in stopped.status
+    assert "away" in stopped.status
+    assert stopped.loss < 0
+
+
+def test_the_gradient_of_a_fixed_variable_scales_nothing():
+    class Pulled(Quadratic):
+        def gradient(self, x):
+            loss, gradient = super().gradient(x)
+            return loss, gradient + 1e10 * (np.arange(20) == 3)
+
+    plain = box()
+    fixed = Constraints(plain.rows, plain.limits, plain.lower, np.where(np.arange(20) == 3, 0.0, plain.upper))
+    first, second = (run(oracle, fixed, np.zeros(20), iterations=60)[0] for oracle in (Quadratic(), Pulled()))
+    assert first.gradients == second.gradients
+    np.testing.assert_allclose(first.x, second.x, atol=1e-9)

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.optimize import linprog
 
-from cobla_tf.qp.presolve import too_tight
+from cobla_tf.errors import SolverError
+from cobla_tf.qp.presolve import reduce, too_tight
 from cobla_tf.qp.problem import Array, QuadraticProgram
 from cobla_tf.qp.solution import KKT_TOLERANCE, row_norms
 
@@ -57,3 +58,12 @@ def explain(program: QuadraticProgram) -> str | None:
     return (
         f"Rows {used.tolist()} of the quadratic program contradict each other within the bounds; raise more than one."
     )
+
+
+def require_feasible(program: QuadraticProgram) -> None:
+    """Raise SolverError where the program is malformed, or its rows and bounds leave no point."""
+    program.validate()
+    reduce(program)
+    reason = explain(program)
+    if reason:
+        raise SolverError(reason)

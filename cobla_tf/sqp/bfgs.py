@@ -10,7 +10,7 @@ Array = np.ndarray
 
 DAMPING = 0.2
 """Powell's constant: s^T y is kept at or above this share of s^T B s."""
-FLOOR = 1e-6
+FLOOR = 1e-8
 """Smallest eigenvalue of B relative to its diagonal, against round-off in the compact form."""
 
 

@@ -1,4 +1,4 @@
-"""Non-monotone line search after Dai and Schittkowski (paper, reference [4])."""
+"""Non-monotone line search after Dai and Schittkowski, Pacific J. Optim. 4 (2008) 335-351 (paper, reference [4])."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LineSearchSettings:
-    """Parameters of the search.
+    """Parameters of the search, with the symbols of the reference.
+
+    The documentation of NLPQLP, which is Schittkowski's program of it, gives as examples 10 past values (MAXNM, at most
+    50; 0 is the monotone search) and 20 evaluations a search (MAXFUN). Ours are lower: a sample of the loss lasts five
+    iterations, and an evaluation is dear. What `history` changes is printed by experiments/benchmarks/s2mpj.py.
 
     Attributes:
-        history: number of past losses whose largest one a step is held against; 1 is the monotone search.
-        decrease: share of the decrease that the gradient promises and a step must keep (Armijo's condition).
-        shrink: smallest and largest factor from one trial step to the next.
+        history: L + 1, the losses, the current one included, whose largest a step is held against; 1 is monotone.
+        decrease: mu, the share of the promised decrease that a step must keep (Armijo's usual 1e-4).
+        shrink: beta, the smallest factor from one trial step to the next, and the largest.
         trials: most losses evaluated in one search.
     """
 

@@ -7,14 +7,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from absl import logging
 
-from cobla_tf.errors import SolverError
+from cobla_tf.errors import SolverError, first_line
 from cobla_tf.qp.problem import QuadraticProgram
 from cobla_tf.qp.solution import QPSolution
 from cobla_tf.sqp.bfgs import CompactBFGS
+from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.incumbent import Incumbent
 from cobla_tf.sqp.line_search import LineSearchSettings, search
 
 Array = np.ndarray
+
+CURVATURE_FLOOR = 0.1
+"""Of the mean measured curvature, what is added to each: most terms show next to none on their own."""
 
 
 class Oracle(Protocol):
@@ -29,25 +35,8 @@ class Oracle(Protocol):
     def renew(self, iteration: int) -> bool:
         """Draw another sample where one is due before this iteration; True if it was."""
 
-
-@dataclass(frozen=True)
-class Constraints:
-    """A x <= b and lower <= x <= upper.
-
-    Attributes:
-        rows: A, float64 [p, n].
-        limits: b, float64 [p].
-        lower, upper: float64 [n].
-    """
-
-    rows: Array
-    limits: Array
-    lower: Array
-    upper: Array
-
-    def violated(self, x: Array) -> bool:
-        """Whether x breaks a row by more than round-off."""
-        return bool((self.rows @ x > self.limits + 1e-6 * np.abs(self.limits)).any())
+    def enlarge(self) -> bool:
+        """Draw a larger sample; False where it is as large as it gets. Asked only of a loss that has a judge."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +46,10 @@ class SQPSettings:
     Attributes:
         iterations: most iterations.
         memory: BFGS pairs kept.
-        first_step: root-mean-square length of the first unconstrained step; sets the scale of the first Hessian.
+        first_step: root-mean-square length of the first unconstrained step, in `Constraints.sizes` (1 for a mask); sets
+            the scale of the first Hessian.
         tolerance: stop once the predicted decrease is below this share of the loss.
+        patience: stop after so many iterations without a gain beyond the noise, where there is a judge.
         line_search: see there.
     """
 
@@ -66,6 +57,7 @@ class SQPSettings:
     memory: int = 30
     first_step: float = 0.05
     tolerance: float = 1e-5
+    patience: int = 5
     line_search: LineSearchSettings = field(default_factory=LineSearchSettings)
 
 
@@ -74,8 +66,9 @@ class Iteration:
     """What one iteration did.
 
     Attributes:
-        number: from 1.
+        number: of the steps taken so far, from 1.
         loss: at the new iterate, on this iteration's sample.
+        judged: its mean loss by the judge; NaN where there is none, or where the iterate breaks a row.
         predicted_decrease: of the quadratic model at the full step.
         step: accepted step length in (0, 1].
         x: the new iterate.
@@ -86,6 +79,7 @@ class Iteration:
 
     number: int
     loss: float
+    judged: float
     predicted_decrease: float
     step: float
     x: Array
@@ -100,7 +94,8 @@ class SQPResult:
     """Where the loop ended.
 
     Attributes:
-        x: the feasible iterate of lowest loss on the last sample.
+        x: the best feasible iterate, by the judge where there is one, else by its loss on the last sample; the last
+            iterate where none was feasible, as the status then says.
         loss: its loss there.
         status: one sentence.
         gradients, values: evaluations spent.
@@ -115,106 +110,218 @@ class SQPResult:
 
 @dataclass
 class SQP:
-    """The loop and its state; `minimise` is its one entry."""
+    """The loop and its state: `minimise` is `begin` and `run`; `tighten` goes to where less is allowed.
+
+    Attributes:
+        oracle: the loss.
+        constraints: of the next `begin` or `run`.
+        settings: see there.
+        solve_qp: a back end.
+        on_iteration: called after every iteration.
+        curvature: diagonal of a first Hessian at x, float64 [n]; None guesses a multiple of the identity.
+        judge: losses at x by which iterates are compared, on data that the gradients never see; None takes the loss.
+    """
 
     oracle: Oracle
     constraints: Constraints
     settings: SQPSettings
     solve_qp: Callable[[QuadraticProgram], QPSolution]
     on_iteration: Callable[[Iteration], None]
+    curvature: Callable[[Array], Array] | None = None
+    judge: Callable[[Array], Array] | None = None
+    bfgs: CompactBFGS | None = None
     gradients: int = 0
     values: int = 0
     not_finite: int = 0
+    taken: int = 0
+    judged: float = math.nan
     recent: list[float] = field(default_factory=list)
-    best: tuple[Array, float] | None = None
+    incumbent: Incumbent | None = None
 
     def minimise(self, start: Array) -> SQPResult:
-        """Run from `start` [n]; one that breaks a row is taken to the feasible set by a full first step.
+        """Run from `start` [n], clipped into its bounds; a full first step takes it to where the rows are met.
 
         Raises:
-            SolverError: a quadratic program cannot be solved at the first iterate, or the loss is not finite there.
+            SolverError: no point meets the rows (the sentence names one and its smallest feasible limit), a quadratic
+                program cannot be solved before a feasible iterate, or the loss is not finite there.
         """
+        self.begin(start)
+        return self.run()
+
+    def begin(self, start: Array) -> None:
+        """Go to `start` [n]; what is known of the Hessian from before is kept.
+
+        Raises:
+            SolverError: see `minimise`.
+        """
+        start = self.constraints.clip(start)
+        if self.constraints.violated(start):
+            self.constraints.require_feasible()
+        self.incumbent, self.not_finite = None, 0
         self._move(start, *self._gradient(start))
         if not math.isfinite(self.loss):
             raise SolverError(f"the loss at the starting masks is {self.loss}; expected a finite number.")
         self._forget()
-        self.bfgs = CompactBFGS(np.full(len(start), self._first_curvature()), self.settings.memory)
-        for number in range(1, self.settings.iterations + 1):
-            if number > 1 and self.oracle.renew(number):
-                loss, gradient = self._gradient(self.x)
-                if math.isnan(loss):
-                    return self._result("stopped at the best masks so far: the loss is not finite on a new sample")
-                self._move(self.x, loss, gradient)
-                self._forget()
-            stop = self._iterate(number)
+        self.first_loss = self.loss
+        if self.bfgs is None:
+            self.bfgs = CompactBFGS(self._first_curvature(), self.settings.memory)
+
+    def run(self, iterations: int | None = None) -> SQPResult:
+        """Iterate from where the loop is, `settings.iterations` times if nothing else is said.
+
+        Raises:
+            SolverError: see `minimise`.
+        """
+        iterations = iterations or self.settings.iterations
+        for number in range(1, iterations + 1):
+            if number > 1 and self.oracle.renew(number) and not self.refresh():
+                return self._result("stopped at the best masks so far: the loss is not finite on a new sample")
+            stop = self._iterate() or self._stale()
             if stop:
                 return self._result(stop)
-        return self._result(f"stopped after the most iterations allowed ({self.settings.iterations})")
+        return self._result(f"stopped after the most iterations allowed ({iterations})")
 
-    def _iterate(self, number: int) -> str:
+    def _stale(self) -> str:
+        """Where nothing was gained for long: go on with less noise if that can be had, else stop."""
+        if self.judge is None or self.incumbent is None or self.incumbent.stale < self.settings.patience:
+            return ""
+        if not self.oracle.enlarge():
+            return f"converged: no gain beyond the noise in {self.incumbent.stale} iterations"
+        self.incumbent.stale = 0
+        return "" if self.refresh() else "stopped at the best masks so far: the loss is not finite on a new sample"
+
+    def use_judge(self, judge: Callable[[Array], Array] | None) -> None:
+        """Compare iterates by another judge from here on."""
+        self.judge = judge
+        if self.incumbent is not None:
+            self.incumbent = Incumbent(self.x, self._losses())
+
+    def refresh(self) -> bool:
+        """Take loss and gradient where the loop is again, on a new sample; False where they are not finite."""
+        loss, gradient = self._gradient(self.x)
+        if math.isnan(loss):
+            return False
+        self.loss, self.gradient = loss, gradient
+        self._forget()
+        return True
+
+    def tighten(self, constraints: Constraints, allowed: Callable[[float], float]) -> bool:
+        """Try one full step to where tighter constraints are met.
+
+        Args:
+            constraints: become the loop's own if the step is taken.
+            allowed: the largest increase of the loss that is let pass, of the predicted one.
+
+        Returns:
+            whether it was taken; where not, what it taught about the curvature is kept.
+
+        Raises:
+            SolverError: the quadratic program cannot be solved, even without BFGS pairs.
+        """
         began = time.perf_counter()
-        program = self._program()
+        before, self.constraints = self.constraints, constraints
         try:
+            program = self._program()
             qp = self.solve_qp(program)
-        except SolverError as error:
-            if self.best is None:
-                raise
-            return f"stopped at the best masks so far: {error}"
-        slope = float(self.gradient @ qp.step)
+        except Exception as error:  # as in `_iterate`
+            self.constraints = before
+            if not self._drop_pairs(error):
+                raise _own(error) from error
+            return False
+        target, predicted = constraints.clip(self.x + qp.step), program.objective(qp.step)
+        loss, gradient = self._gradient(target)
+        if math.isnan(loss):
+            self.constraints = before
+            return False
+        self.bfgs.update(target - self.x, gradient - self.gradient)
+        if loss > self.loss + allowed(predicted):
+            self.constraints = before
+            return False
+        self.incumbent = None
+        self._move(target, loss, gradient)
+        self._forget()
+        self._report(-predicted, 1.0, qp, began)
+        return True
+
+    def _iterate(self) -> str:
+        began = time.perf_counter()
+        try:
+            program = self._program()
+            qp = self.solve_qp(program)
+        except Exception as error:  # whatever a back end raises, the masks found so far are not to be lost
+            return self._unsolved(error)
         predicted = -program.objective(qp.step)
         feasible = not self.constraints.violated(self.x)
-        if feasible and predicted <= self.settings.tolerance * max(abs(self.loss), self.settings.tolerance):
+        if feasible and predicted <= self.settings.tolerance * self._unit():
             return f"converged: predicted decrease {predicted:.1e} at loss {self.loss:.4f}"
-        length = self._advance(qp.step, slope, forced=not feasible)
+        length = self._advance(qp.step, forced=not feasible)
         if length == 0.0:
             return self._stuck()
-        self.on_iteration(
-            Iteration(
-                number,
-                self.loss,
-                predicted,
-                length,
-                self.x,
-                qp,
-                self.gradients,
-                self.values,
-                time.perf_counter() - began,
-            )
-        )
+        self._report(predicted, length, qp, began)
         return ""
 
-    def _advance(self, step: Array, slope: float, forced: bool) -> float:
-        """Try the full step with its gradient (it is nearly always taken), then shorter ones by their loss."""
+    def _report(self, predicted: float, length: float, qp: QPSolution, began: float) -> None:
+        self.taken += 1
+        spent = (self.gradients, self.values, time.perf_counter() - began)
+        self.on_iteration(Iteration(self.taken, self.loss, self.judged, predicted, length, self.x, qp, *spent))
+
+    def _advance(self, step: Array, forced: bool) -> float:
+        """Try the full step with its gradient (it is nearly always taken), then shorter ones by their loss.
+
+        A forced step, off an infeasible point, only has to end where loss and gradient are finite.
+        """
         start, before = self.x, self.gradient
-        target = self._clip(start + step)
-        loss, gradient = self._gradient(target)
-        if forced:
-            if math.isnan(loss):
-                raise SolverError(f"the loss at the first feasible masks is {loss}; expected a finite number.")
-            self._move(target, loss, gradient)
-            self._forget()
-            return 1.0
-        length, _ = search(
-            lambda t: self._value(self._clip(start + t * step)), loss, self.recent, slope, self.settings.line_search
-        )
+        length = self._length(step, [math.inf] if forced else self.recent)
         if length == 0.0:
             return 0.0
-        if length < 1.0:
-            target = self._clip(start + length * step)
-            loss, gradient = self._gradient(target)
-            if math.isnan(loss):
-                return 0.0
-        self._move(target, loss, gradient)
+        self._move(*self._trial)
+        if forced:
+            self._forget()
         if length < 1.0:
             self.bfgs.stiffen(1 / length)
         self.bfgs.update(self.x - start, self.gradient - before)
         return length
 
-    def _stuck(self) -> str:
+    def _length(self, step: Array, recent: list[float]) -> float:
+        """The accepted length, 0 if there is none; its point, loss and gradient are left in `_trial`."""
+        slope, length, search_settings = float(self.gradient @ step), 1.0, self.settings.line_search
+
+        def point(shorter: float) -> Array:
+            return self.constraints.clip(self.x + length * shorter * step)
+
+        for _ in range(search_settings.trials):
+            self._trial = (point(1.0), *self._gradient(point(1.0)))
+            shorter, _ = search(
+                lambda t: self._value(point(t)), self._trial[1], recent, length * slope, search_settings
+            )
+            if shorter in (0.0, 1.0):
+                return length * shorter
+            length *= shorter
+        return 0.0
+
+    def _unsolved(self, error: Exception) -> str:
+        """After a quadratic program without a solution: try once more without the pairs, then stop."""
+        if self._drop_pairs(error):
+            return ""
+        if self.incumbent is None:
+            raise _own(error) from error
+        return f"stopped at the best masks so far: {error}"
+
+    def _drop_pairs(self, error: Exception) -> bool:
+        """Fall back to the Hessian's diagonal; False where there is nothing else already."""
         if not self.bfgs.pairs:
-            return f"stopped: no acceptable step from loss {self.loss:.4f}; the best masks so far are kept"
+            return False
+        logging.warning("SQP goes on without its BFGS pairs: %s", first_line(error))
         self.bfgs.clear()
-        return ""
+        return True
+
+    def _stuck(self) -> str:
+        if self.bfgs.pairs:
+            self.bfgs.clear()
+            return ""
+        if self.incumbent is None:
+            raise SolverError(f"no finite loss was found between the start, of loss {self.loss:.4f}, and the budget.")
+        return f"stopped: no acceptable step from loss {self.loss:.4f}; the best masks so far are kept"
 
     def _program(self) -> QuadraticProgram:
         limits = self.constraints
@@ -223,12 +330,21 @@ class SQP:
             limits.lower - self.x, limits.upper - self.x,
         )  # fmt: skip
 
-    def _first_curvature(self) -> float:
-        size = float(np.sqrt(np.mean(self.gradient**2)))
-        return size / self.settings.first_step if size > 0 else 1.0
+    def _unit(self) -> float:
+        """What a decrease is small against; a loss that falls to 0 is measured by where it came from."""
+        return max(abs(self.loss), self.settings.tolerance * abs(self.first_loss))
 
-    def _clip(self, x: Array) -> Array:
-        return np.clip(x, self.constraints.lower, self.constraints.upper)
+    def _first_curvature(self) -> Array:
+        if self.curvature is not None:
+            measured = self.curvature(self.x)
+            floor = CURVATURE_FLOOR * float(np.mean(measured[self.constraints.lower < self.constraints.upper]))
+            if np.isfinite(measured).all() and floor > 0:
+                return measured + floor
+            logging.warning("the curvature measured is not finite or zero; a multiple of the identity is used")
+        sizes = self.constraints.sizes(self.x)
+        moving = self.constraints.lower < self.constraints.upper
+        pull = float(np.sqrt(np.mean((self.gradient * sizes)[moving] ** 2))) if moving.any() else 0.0
+        return (pull / self.settings.first_step if pull > 0 else 1.0) / sizes**2
 
     def _gradient(self, x: Array) -> tuple[float, Array]:
         self.gradients += 1
@@ -246,16 +362,37 @@ class SQP:
     def _move(self, x: Array, loss: float, gradient: Array) -> None:
         self.x, self.loss, self.gradient = x, loss, gradient
         self.recent.append(loss)
-        if not self.constraints.violated(x) and (self.best is None or loss <= self.best[1]):
-            self.best = (x, loss)
+        self.judged = math.nan
+        if self.constraints.violated(x):
+            return
+        losses = self._losses()
+        self.judged = float(losses.mean()) if self.judge else math.nan
+        if self.incumbent is None:
+            self.incumbent = Incumbent(x, losses)
+        else:
+            self.incumbent.offer(x, losses)
+
+    def _losses(self) -> Array:
+        """What x is compared by."""
+        if self.judge is None:
+            return np.array([self.loss])
+        self.values += 1
+        return self.judge(self.x)
 
     def _forget(self) -> None:
         """Losses on another sample, or at an infeasible point, are no measure for the next ones."""
         self.recent = [self.loss]
-        self.best = None if self.constraints.violated(self.x) else (self.x, self.loss)
+        if self.judge is None and self.incumbent is not None:
+            self.incumbent = Incumbent(self.x, np.array([self.loss]))
 
     def _result(self, status: str) -> SQPResult:
-        x, loss = self.best or (self.x, self.loss)
+        x, loss = (self.x, self.loss) if self.incumbent is None else (self.incumbent.x, self.incumbent.loss)
+        if self.constraints.violated(x):
+            status += "; the rows are not met yet"
         if self.not_finite:
             status += f"; the loss or its gradient was not finite at {self.not_finite} trial points, which were left"
         return SQPResult(x, loss, status, self.gradients, self.values)
+
+
+def _own(error: Exception) -> SolverError:
+    return error if isinstance(error, SolverError) else SolverError(first_line(error))
