@@ -1,0 +1,104 @@
+import keras
+import numpy as np
+import pytest
+
+from cobla_tf.config import FineTuneConfig
+from cobla_tf.errors import ConfigError
+from cobla_tf.examples import as_examples
+from cobla_tf.finetune import CLIP_NORM, LEARNING_RATE, BestWeights, make_optimizer, train
+from cobla_tf.losses import resolve_loss
+from cobla_tf.yellowfin import YellowFin
+from tests.networks import images_and_labels, small_cnn
+
+
+class Breaks(keras.optimizers.SGD):
+    """Plain SGD until a step, and then not a number."""
+
+    last = 0
+
+    def update_step(self, gradient, variable, learning_rate):
+        gradient = keras.ops.where(self.iterations >= self.last, np.nan, gradient)
+        super().update_step(gradient, variable, learning_rate)
+
+
+def trained(model, config):
+    examples = as_examples(images_and_labels(40))
+    loss = resolve_loss(None, model, examples.probe())
+    return train(model, examples, loss, config, batch_size=10, progress=False)
+
+
+@pytest.mark.parametrize("name", ["yellowfin", "YellowFin", "Adam", "ADAMW", "lamb"])
+def test_names_are_known_in_any_case(name):
+    assert type(make_optimizer(FineTuneConfig(optimizer=name))).__name__.lower() == name.lower()
+
+
+@pytest.mark.parametrize("given", ["yellowfin", YellowFin(learning_rate=0.25, window=5)])
+def test_yellowfin_is_left_to_itself_and_learns(given):
+    model = small_cnn()
+    history = trained(model, FineTuneConfig(epochs=2, optimizer=given))
+    expected = YellowFin() if isinstance(given, str) else given
+    assert model.optimizer is not expected
+    assert model.optimizer.get_config() == {**expected.get_config(), "name": model.optimizer.name}
+    assert history[1]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "first"),
+    [("adam", None, LEARNING_RATE), ("sgd", 0.1, 0.1), ("yellowfin", 0.5, 0.5)],
+)
+def test_learning_rate_falls_to_zero_along_a_cosine(optimizer, given, first):
+    model = small_cnn()
+    trained(model, FineTuneConfig(epochs=1, optimizer=optimizer, learning_rate=given))
+    schedule = model.optimizer._learning_rate
+    np.testing.assert_allclose([schedule(step) for step in (0, 2, 4)], [first, first / 2, 0], rtol=1e-5, atol=1e-8)
+
+
+def test_gradients_are_clipped_except_for_yellowfin():
+    assert make_optimizer(FineTuneConfig(optimizer="adamw")).global_clipnorm == CLIP_NORM
+    for given in ("yellowfin", keras.optimizers.LossScaleOptimizer(YellowFin())):
+        assert make_optimizer(FineTuneConfig(optimizer=given)).global_clipnorm is None
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("adamm", "adam"), ("yelowfin", "yellowfin"), ("RMSPropp", "rmsprop"), ("", "sgd|adam|"), (5, "'"), (None, "'")],
+)
+def test_unknown_optimizer_gives_the_nearest_names(name, nearest):
+    with pytest.raises(ConfigError, match=f"got {name!r}; the nearest are .*({nearest})"):
+        make_optimizer(FineTuneConfig(optimizer=name))
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf")])
+def test_learning_rate_must_be_positive(rate):
+    with pytest.raises(ConfigError, match="learning_rate must be positive"):
+        FineTuneConfig(learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("last", "epochs_before", "said"), [(0, 0, "from before it"), (5, 1, "after epoch 1"), (11, 2, "after epoch 2")]
+)
+def test_nan_keeps_the_best_weights_and_says_so(caplog, monkeypatch, last, epochs_before, said):
+    """Four steps an epoch; the weights break in step `last`, the loss in the one after, be it of the next epoch."""
+    monkeypatch.setattr(Breaks, "last", last)
+    model, untouched = small_cnn(), small_cnn()
+    history = trained(model, FineTuneConfig(epochs=5, optimizer=Breaks()))
+    assert len(history) == epochs_before + 1
+    assert np.isnan(history[-1]["loss"])
+    assert all(np.isfinite(epoch["loss"]) for epoch in history[:-1])
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert said in caplog.text
+    same = [np.array_equal(*pair) for pair in zip(model.get_weights(), untouched.get_weights(), strict=True)]
+    assert all(same) == (epochs_before == 0)
+
+
+def test_best_weights_are_of_the_least_loss_not_of_the_last_epoch():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    best = BestWeights()
+    best.set_model(model)
+    best.on_train_begin()
+    for epoch, loss in enumerate([1.0, 0.5, 0.9, np.nan]):
+        model.set_weights([np.full((1, 1), epoch + 1.0)])
+        best.on_epoch_end(epoch, {"loss": loss})
+    assert best.diverged_in == 4
+    assert "epoch 4; the weights after epoch 2, the best (loss 0.5), are kept" in best.restore()
+    assert model.get_weights()[0] == 2.0
