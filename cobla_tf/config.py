@@ -14,6 +14,11 @@ STARTS = ("pos_cvx", "cptv", "ones")
 CURVATURES = ("fisher", "identity")
 ROUNDINGS = ("model", "random")
 EXPORTS = ("keras", "savedmodel", "litert")
+RANK_METHODS = (
+    "cobla", "cptv", "pos_greedy", "pos_cvx", "r_vbmf", "signal_recovery", "signal_recovery_exact", "uniform", "energy",
+    "alds", "greedy_accuracy",
+)  # fmt: skip
+"""COBLA and the names in cobla_tf.baselines.RIVALS, which needs SciPy."""
 PAPER_SAMPLE = 0.05
 LEAST_SAMPLE = 1000
 
@@ -37,7 +42,8 @@ class SolveConfig:
     renew_every: int = 5
     """Iterations after which a new sample is drawn; 0 keeps the first one."""
     growing: bool = True
-    """Begin with a quarter of a sample and double it with every new one."""
+    """Begin with a quarter of a sample and double it with every new one; not where the gradient is exact, or where the
+    first sample is kept."""
     iterations: int = 20
     """Most SQP iterations in one phase."""
     curvature: str = "fisher"
@@ -45,9 +51,10 @@ class SolveConfig:
     gradient: str = "folded"
     """'folded' runs the original convolution with the kernel P diag(m) V^T, 'factored' the two factors."""
     start: str = "pos_cvx"
-    """Where the SQP starts: a feasible heuristic's masks, or 'ones' (projected on the budget by the first step)."""
+    """Where the SQP starts: a feasible heuristic's masks, or 'ones', which are over the budgets."""
     continuation: bool = True
-    """Where a start within the budgets is near chance, begin at looser ones and come down notch by notch."""
+    """Come down notch by notch from a start that is over the budgets, not by one step; where a heuristic's start within
+    them is near chance, begin at looser ones."""
     band: bool = False
     """Free only the masks on which heuristics disagree between a stricter and a looser budget."""
     qp_solver: str = "auto"

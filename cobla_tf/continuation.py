@@ -56,13 +56,13 @@ class Continuation:
         """Take notches, with an iteration after each; returns one sentence.
 
         Raises:
-            SolverError: a quadratic program cannot be solved.
+            SolverError: a quadratic program cannot be solved, even without BFGS pairs.
         """
         first = min(-np.log(FIRST_FACTOR) / np.log(np.max(self.used / self.limits)), 1.0)
         level, notch, taken, refused = 0.0, first, 0, 0
         judge = self.loop.judge
         self.loop.use_judge(None)  # points on the way are no answers
-        self.loop.constraints = self._at(0.0)
+        self.loop.move_rows(self._at(0.0))
         self.loop.run(1)  # a line search first: it tells how far the measured curvature can be trusted
         while level < 1.0 and notch > LEAST_NOTCH * first:
             target = min(level + notch, 1.0)
@@ -73,7 +73,7 @@ class Continuation:
                 notch, refused = notch / 2, refused + 1
         if level < 1.0:
             logging.warning("continuation: the loss leaps at every notch; the rest of the way is one step")
-            self.loop.constraints, self.loop.incumbent = self._at(1.0), None  # what met looser limits is no answer
+            self.loop.move_rows(self._at(1.0))
         self.loop.use_judge(judge)
         return f"{taken} notches taken, {refused} refused{', the rest in one step' if level < 1.0 else ''}"
 

@@ -49,18 +49,44 @@ class Sample:
         """`count` examples without repetition, all of them if there are no more."""
         if count >= self.size:
             return self
-        chosen = np.sort(rng.choice(self.size, count, replace=False))
+        return self.take(np.sort(rng.choice(self.size, count, replace=False)))
+
+    def take(self, chosen: Array) -> "Sample":
+        """A copy of the examples at some places, int [N]."""
         return Sample(self.images[chosen], self.labels[chosen])
 
     def split(self, share: float, rng: np.random.Generator) -> tuple["Sample", "Sample"]:
         """(the rest, a random share of at least one example)."""
-        return self.reserve(max(1, round(share * self.size)), rng)
+        order, count = rng.permutation(self.size), max(1, round(share * self.size))
+        return self.take(np.sort(order[count:])), self.take(np.sort(order[:count]))
 
-    def reserve(self, count: int, rng: np.random.Generator) -> tuple["Sample", "Sample"]:
-        """(the rest, `count` random examples)."""
+    def reserve(self, count: int, rng: np.random.Generator) -> tuple["Part", "Sample"]:
+        """(the rest, not copied; `count` random examples in random order)."""
         order = rng.permutation(self.size)
-        held, rest = np.sort(order[:count]), np.sort(order[count:])
-        return Sample(self.images[rest], self.labels[rest]), Sample(self.images[held], self.labels[held])
+        return Part(self, np.sort(order[count:])), self.take(order[:count])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some examples of a sample, copied only when they are drawn.
+
+    Attributes:
+        sample: what they are of.
+        places: int64 [N].
+    """
+
+    sample: Sample
+    places: Array
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.places)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Sample:
+        """`count` examples without repetition, all of them if there are no more."""
+        drawn = self.places if count >= self.size else np.sort(rng.choice(self.places, count, replace=False))
+        return self.sample.take(drawn)
 
 
 @dataclass

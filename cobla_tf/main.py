@@ -18,6 +18,7 @@ from cobla_tf.config import (
     EXPORTS,
     GRADIENTS,
     QP_SOLVERS,
+    RANK_METHODS,
     ROUNDINGS,
     SCHEMES,
     STARTS,
@@ -61,6 +62,10 @@ _RESOURCES = flags.DEFINE_string(
 _BUDGETS = flags.DEFINE_list(
     "budgets", [], "Budgets on resources of the CSV file, in the form of --macs and in the file's units: "
     "latency=0.6,energy=2500.",
+)  # fmt: skip
+_METHOD = flags.DEFINE_enum(
+    "method", RANK_METHODS[0], RANK_METHODS, "What selects the ranks; r_vbmf and both kinds of signal_recovery set "
+    "their own cost and take no budgets.",
 )  # fmt: skip
 _SCHEME = flags.DEFINE_enum("scheme", "spatial", SCHEMES, "kh x 1 then 1 x kw (spatial), or kh x kw then 1 x 1.")
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, e.g. whitening,block1_*.")
@@ -212,6 +217,7 @@ def _compress(config: Config) -> "Result":
     logging.info("%s", data.description)
     shared = {
         **costs,
+        "method": _METHOD.value,
         "scheme": _SCHEME.value,
         "exclude": _EXCLUDE.value,
         "validation": data.test,
@@ -228,13 +234,14 @@ def _compress(config: Config) -> "Result":
 
 def _costs() -> dict[str, Any]:
     """The arguments budgets and resources of compress(), checked as far as is possible without the model."""
-    from cobla_tf.budgets import check_budgets, merge_budgets, parse_budget, parse_budgets
+    from cobla_tf.budgets import merge_budgets, parse_budget, parse_budgets
     from cobla_tf.resources import read_resources
+    from cobla_tf.selection import check_method
 
     resources = read_resources(_RESOURCES.value) if _RESOURCES.value else ()
     macs, params = parse_budget("--macs", _MACS.value), parse_budget("--params", _PARAMS.value)
     budgets = merge_budgets(macs, params, parse_budgets("--budgets", _BUDGETS.value))
-    check_budgets(budgets, [resource.name for resource in resources])
+    check_method(_METHOD.value, budgets, [resource.name for resource in resources])
     return {"budgets": budgets, "resources": resources}
 
 

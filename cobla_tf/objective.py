@@ -46,7 +46,7 @@ class Objective:
         return self._mean(self._loss_step, sample)
 
     def values(self, masks: Array, sample: Sample, groups: int) -> Array:
-        """E(m) on each of up to `groups` equal parts of a sample: what its spread is judged by; float64 [groups]."""
+        """E(m) on up to `groups` equal parts of a sample, the last possibly smaller: its spread; float64 [parts]."""
         self._masked.write(masks)
         size = -(-sample.size // groups)
         parts = (Sample(*part) for part in sample.batches(size))
@@ -61,7 +61,7 @@ class Objective:
         """Diagonal of the empirical Fisher matrix, float64 [n]: the mean over images of (dE_i/dm_j)^2.
 
         It stands in for the diagonal of the Hessian: for cross-entropy it is the Gauss-Newton matrix but for the
-        labels, which are those of the data. It costs a batch of one a image.
+        labels, which are those of the data. It costs a batch of one an image.
         """
         self._masked.write(masks)
         squares = np.zeros(len(masks))
@@ -73,11 +73,10 @@ class Objective:
         """Loss of the network's mean output given for every image: what a network that sees nothing can reach."""
         self._masked.write(masks)
         model = self._masked.model
-        batches = list(tensors(model, sample, self._batch_size))
+        batches = tensors(model, sample, self._batch_size)
         outputs = tf.concat([model(images, training=False) for images, _ in batches], axis=0)
         mean = tf.reduce_mean(outputs, axis=0, keepdims=True)
-        labels = tf.concat([part for _, part in batches], axis=0)
-        return float(self._loss.total(labels, tf.repeat(mean, sample.size, axis=0))) / sample.size
+        return float(self._loss.total(sample.labels, tf.repeat(mean, sample.size, axis=0))) / sample.size
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""

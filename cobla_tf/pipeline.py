@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,13 +17,14 @@ from cobla_tf.config import Config
 from cobla_tf.errors import DataError
 from cobla_tf.export import FILE_NAMES, export_model, replace_with
 from cobla_tf.finetune import train
+from cobla_tf.notes import left_from_before, lost_attributes, untrained
 from cobla_tf.objective import Objective, evaluate
 from cobla_tf.plan import Plan, make_plan
 from cobla_tf.provenance import budget_reports, command, site_reports, versions
 from cobla_tf.report import Evaluation, IterationRecord, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
-from cobla_tf.sites import Sites
+from cobla_tf.selection import COBLA, select_ranks
 from cobla_tf.solve import Solution, Solver
 from cobla_tf.surgery import mask_model, rebuild
 
@@ -56,9 +56,10 @@ def compress(
     exclude: Sequence[str] = (),
     validation: Any = None,
     loss: Any = None,
+    method: str = COBLA,
     config: Config | None = None,
 ) -> Result:
-    """Compress a trained CNN by low-rank approximation under hard budgets (COBLA).
+    """Compress a trained CNN by low-rank approximation under hard budgets.
 
     Args:
         model: functional or Sequential, with weights; it is not changed.
@@ -72,6 +73,8 @@ def compress(
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an
             in-memory `dataset` is set apart and never optimised on.
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
+        method: what selects the ranks: "cobla", or a published method in cobla_tf.baselines.RIVALS, under the same
+            budgets; some of these set their own cost and take no budgets.
         config: everything else.
 
     The seed in `config` is set for Python, NumPy and TensorFlow alike.
@@ -82,7 +85,7 @@ def compress(
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
     budgets = merge_budgets(macs, params, budgets)
-    asked = {"budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
+    asked = {"method": method, "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
     run = _Run(config, asked)
     with run.clock("checks and decomposition"):
         plan = make_plan(
@@ -95,6 +98,7 @@ def compress(
             validation=validation,
             loss=loss,
             config=config,
+            method=method,
         )
     return run.compress(model, plan)
 
@@ -111,14 +115,13 @@ class _Run:
     files: dict[str, str] = field(default_factory=dict)
 
     def compress(self, model: keras.Model, plan: Plan) -> Result:
-        """Evaluate, solve, rebuild, fine-tune, export and report."""
+        """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
         batch_size = self.config.batch_size
-        self.notes += _lost_attributes(plan.sites)
+        self.notes += lost_attributes(plan.sites)
         _log_budgets(plan)
         self._evaluate("original", lambda: evaluate(model, plan.held_out, plan.loss, batch_size))
-        if not np.isfinite(self.evaluations["original"].loss):
-            raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        solution = self._solve(model, plan)
+        self._judge_original(model)
+        solution = self._solve(model, plan) if plan.method == COBLA else self._select(model, plan)
         rounded = solution.rounded
         with self.clock("rebuild"):
             compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
@@ -126,6 +129,20 @@ class _Run:
         history = self._fine_tune(compressed, plan)
         report = self._report((model, compressed), plan, solution, history)
         return Result(compressed, self._write(compressed, report))
+
+    def _judge_original(self, model: keras.Model) -> None:
+        original = self.evaluations["original"]
+        if not np.isfinite(original.loss):
+            raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
+        for note in untrained(original, model.outputs[0].shape[-1]):
+            logging.warning("%s", note)
+            self.notes.append(note)
+
+    def _select(self, model: keras.Model, plan: Plan) -> Solution:
+        with self.clock("solve"):
+            solution = select_ranks(model, plan, self.config)
+        logging.info("%s", solution.status)
+        return solution
 
     def _solve(self, model: keras.Model, plan: Plan) -> Solution:
         config, sites = self.config, plan.sites
@@ -175,7 +192,7 @@ class _Run:
         with self.clock("fine-tuning"):
             history = train(model, plan.train_set, plan.loss, config.fine_tune, config.batch_size, sys.stderr.isatty())
         if not all(np.isfinite(epoch["loss"]) for epoch in history):
-            self.notes.append("fine-tuning diverged to NaN; the weights from before it were kept")
+            self.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
         self._evaluate("fine-tuned", lambda: evaluate(model, plan.held_out, plan.loss, config.batch_size))
         return history
 
@@ -213,26 +230,11 @@ class _Run:
         with self.clock("export"):
             exports = export_model(model, self.config.output_dir, self.config.exports)
         files = {**self.files, **{name: str(path) for name, path in exports.files.items()}}
-        notes = (*report.notes, *_left_from_before(self.config.output_dir, files))
+        names = (BEFORE_FINE_TUNING, *FILE_NAMES.values())
+        notes = (*report.notes, *left_from_before(self.config.output_dir, names, files))
         report = dataclasses.replace(report, files=files, failures=exports.failures, notes=notes)
         written = write_report(report, self.config.output_dir)
         return dataclasses.replace(report, files={**files, **{name: str(path) for name, path in written.items()}})
-
-
-def _lost_attributes(sites: Sites) -> list[str]:
-    """Notes on what a kernel had and its factors have not."""
-    return [
-        f"{site.name}: its {name.replace('_', ' ')} does not carry over to two factors and is left out in fine-tuning"
-        for site in sites.found
-        for name in ("kernel_regularizer", "kernel_constraint")
-        if getattr(site.layer, name) is not None
-    ]
-
-
-def _left_from_before(folder: Path, files: dict[str, str]) -> list[str]:
-    names = (BEFORE_FINE_TUNING, *FILE_NAMES.values())
-    stale = [name for name in names if (folder / name).exists() and str(folder / name) not in files.values()]
-    return [f"{name} is of an earlier run in the same folder" for name in stale]
 
 
 def _log_budgets(plan: Plan) -> None:
@@ -244,6 +246,7 @@ def _log_budgets(plan: Plan) -> None:
 def _log_iteration(record: IterationRecord) -> None:
     use = " ".join(f"{name} {share:.1%}" for name, share in record.budget_use.items())
     logging.info(
-        "%s, iteration %d: loss %.4f, predicted decrease %.1e, step %.2g, %s, %.1f s",
-        record.phase, record.iteration, record.loss, record.predicted_decrease, record.step, use, record.seconds,
+        "%s, iteration %d: loss %.4f, judged %.4f, predicted decrease %.1e, step %.2g, %s, %.1f s",
+        record.phase, record.iteration, record.loss, record.judged, record.predicted_decrease, record.step, use,
+        record.seconds,
     )  # fmt: skip

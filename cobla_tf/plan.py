@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.budgets import Budgets, check_budgets, resolve_limits
+from cobla_tf.budgets import Budgets, resolve_limits
 from cobla_tf.config import Config
 from cobla_tf.costs import CostTable
 from cobla_tf.errors import DataError
@@ -18,6 +18,7 @@ from cobla_tf.graph import check_model
 from cobla_tf.losses import Loss, check_images, check_labels, resolve_loss
 from cobla_tf.qp import resolve_solver
 from cobla_tf.resources import Resource, add_resources, check_resources
+from cobla_tf.selection import COBLA, check_method, needs_sample, takes_budgets
 from cobla_tf.sites import Sites, find_sites
 
 HELD_OUT_SHARE = 0.1
@@ -35,7 +36,8 @@ class Plan:
         costs: of the sites, in MACs, params and the resources given beside them.
         limits: float64 [R] in the order and units of `costs`, infinite where there is no budget.
         loss: how the network is judged.
-        qp_solver: a resolved back end.
+        qp_solver: a resolved back end; "none" where nothing is optimised.
+        method: what selects the ranks, a name in RANK_METHODS.
     """
 
     train_set: Examples
@@ -46,6 +48,7 @@ class Plan:
     limits: np.ndarray
     loss: Loss
     qp_solver: str
+    method: str
 
 
 def make_plan(
@@ -59,6 +62,7 @@ def make_plan(
     validation: Any,
     loss: Any,
     config: Config,
+    method: str = COBLA,
 ) -> Plan:
     """Check all input, cheapest first; the arguments are those of compress(), with all budgets in one mapping.
 
@@ -68,12 +72,12 @@ def make_plan(
     if config.output_dir is not None:
         check_writable(config.output_dir)
     check_resources(resources)
-    check_budgets(budgets, [resource.name for resource in resources])
+    check_method(method, budgets, [resource.name for resource in resources])
     make_optimizer(config.fine_tune)
-    qp_solver = resolve_solver(config.solve.qp_solver)
+    qp_solver = resolve_solver(config.solve.qp_solver) if method == COBLA else "none"
     check_model(model)
     train_set, held_out, evaluated_on = _split(dataset, validation, config.seed)
-    if isinstance(train_set, Stream):
+    if isinstance(train_set, Stream) and needs_sample(method):
         train_set.check_draw(config.solve.sample_size(train_set.size))
     probe = train_set.probe()
     check_images(model, probe)
@@ -82,8 +86,8 @@ def make_plan(
         _check_examples(name, examples, probe, model, chosen)
     sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))
     costs = add_resources(sites.costs, sites.names, resources, [layer.name for layer in sites.skipped])
-    limits = resolve_limits(costs, budgets)
-    return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver)
+    limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)
+    return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method)
 
 
 def _split(dataset: Any, validation: Any, seed: int) -> tuple[Examples, Examples, str]:

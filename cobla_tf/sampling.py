@@ -25,8 +25,8 @@ FIRST_SHARE = 1 / 4
 class SampledLoss:
     """An sqp.loop.Oracle over the masks.
 
-    A sample stays the same for `renew_every` iterations, so that the two gradients of a BFGS pair and all losses of a
-    line search are taken on the same images.
+    A sample stays the same for `renew_every` iterations, or until it is overfitted, so that the two gradients of a BFGS
+    pair and all losses of a line search are taken on the same images.
 
     Attributes:
         objective: E(m) on given images.
@@ -76,19 +76,10 @@ class SampledLoss:
         """The loss of a network that gives its mean output for every image."""
         return self.objective.constant_loss(x, self.sample)
 
-    def renew(self, iteration: int) -> bool:
-        """Draw another sample every `renew_every` iterations, unless a sample is the whole set."""
-        if not self.renew_every or (iteration - 1) % self.renew_every or self.sample.size >= self.examples.size:
+    def renew(self, iteration: int, overfitted: bool = False) -> bool:
+        """Draw another sample every `renew_every` iterations, or where one is overfitted; never where it is the set."""
+        due = self.renew_every and (overfitted or (iteration - 1) % self.renew_every == 0)
+        if not due or self.sample.size >= self.examples.size:
             return False
-        self._draw_next()
-        return True
-
-    def enlarge(self) -> bool:
-        """Draw a larger sample; False where it is a whole one already."""
-        if self.sample.size >= min(self.count, self.examples.size):
-            return False
-        self._draw_next()
-        return True
-
-    def _draw_next(self) -> None:
         self.sample = self.examples.draw(min(self.count, self.sample.size * GROWTH), self.rng)
+        return True

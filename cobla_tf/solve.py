@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,6 +28,8 @@ Array = np.ndarray
 
 LARGEST_SCALE = 10.0
 """Upper bound of a kept term's scale once the ranks are fixed: far above what the loss ever asks for."""
+TOLERANCE = 1e-3
+"""Of the loss, a predicted decrease that is not worth another gradient."""
 CHANCE = 0.5
 """A start has lost its way if it is further than this from the original's loss to that of a constant output."""
 LOOSER = (0.75, 0.5, 0.25)
@@ -223,7 +224,7 @@ class Solver:
         return SQP(
             oracle=self.oracle,
             constraints=constraints,
-            settings=SQPSettings(iterations=self.config.iterations, memory=self.config.memory),
+            settings=SQPSettings(self.config.iterations, self.config.memory, tolerance=TOLERANCE),
             solve_qp=lambda program: solve_qp(program, self.qp_solver),
             on_iteration=self._record,
             curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,

@@ -65,3 +65,19 @@ def test_a_set_above_the_memory_limit_is_streamed(monkeypatch):
 def test_bad_datasets(dataset, sentence):
     with pytest.raises(DataError, match=sentence):
         as_examples(dataset)
+
+
+def test_what_is_reserved_is_in_random_order_and_the_rest_is_drawn_from_what_is_left():
+    sample, rng = Sample(*numbered(50)), np.random.default_rng(0)
+    rest, held = sample.reserve(20, rng)
+    assert held.size == 20
+    assert rest.size == 30
+    assert (np.diff(held.labels) < 0).any()
+    np.testing.assert_array_equal(held.images[:, 0, 0, 0], held.labels)
+    everything = rest.draw(99, rng)
+    assert set(everything.labels) | set(held.labels) == set(range(50))
+    assert everything.size == 30
+    some = rest.draw(7, rng)
+    assert len(set(some.labels)) == 7
+    assert set(some.labels) < set(everything.labels)
+    np.testing.assert_array_equal(some.images[:, 0, 0, 0], some.labels)

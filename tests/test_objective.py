@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from networks import GEOMETRIES, KERNELS, images_and_labels, one_conv, small_cnn
@@ -73,3 +74,62 @@ def test_masked_loss_equals_the_loss_of_the_rebuilt_network():
     objective = Objective(mask_model(model, sites), loss, 8, sample)
     rebuilt = rebuild(model, sites, kept, scale, np.zeros(3, dtype=bool))
     assert objective.value(scale, sample) == pytest.approx(evaluate(rebuilt, sample, loss, 8).loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("path", ["folded", "factored"])
+def test_fisher_is_the_mean_square_of_the_gradients_of_single_images(path):
+    model = one_conv(dtype="float64")
+    rng = np.random.default_rng(0)
+    sample = Sample(rng.normal(size=(7, 14, 15, 2)), rng.integers(0, 4, 7))
+    sites = find_sites(model, "spatial")
+    masks = rng.uniform(0.2, 0.9, sites.layout.size)
+    factored = objective_of(model, sites, sample, "factored")
+    gradients = [factored.gradient(masks, sample.take(np.array([i])))[1] for i in range(7)]
+    fisher = objective_of(model, sites, sample, path).fisher(masks, sample)
+    assert (fisher >= 0).all()
+    assert fisher.max() > 0
+    np.testing.assert_allclose(fisher, np.mean(np.square(gradients), axis=0), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize(("size", "groups", "sizes"), [(20, 5, [4] * 5), (23, 5, [5] * 4 + [3]), (3, 10, [1] * 3)])
+def test_values_are_those_of_the_parts(size, groups, sizes):
+    model = small_cnn()
+    sample = Sample(*images_and_labels(size))
+    sites = find_sites(model, "spatial")
+    objective = objective_of(model, sites, sample, "folded", batch_size=3)
+    masks = np.full(sites.layout.size, 0.6)
+    values = objective.values(masks, sample, groups)
+    assert len(values) == len(sizes) <= groups
+    assert np.average(values, weights=sizes) == pytest.approx(objective.value(masks, sample), rel=1e-5)
+    assert values[-1] == pytest.approx(objective.value(masks, sample.take(np.arange(size)[-sizes[-1] :])), rel=1e-5)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_constant_loss_is_that_of_the_mean_output(probabilities, one_hot):
+    model = small_cnn()
+    if probabilities:
+        model = keras.Model(model.inputs, keras.ops.softmax(model.output))
+    images, labels = images_and_labels(23)
+    sample = Sample(images, np.eye(3, dtype="float32")[labels] if one_hot else labels)
+    sites = find_sites(model, "spatial")
+    mean = np.asarray(model(images), dtype=float).mean(axis=0)
+    shares = mean if probabilities else np.exp(mean) / np.exp(mean).sum()
+    for batch_size in (4, 23):
+        objective = objective_of(model, sites, sample, "folded", batch_size)
+        got = objective.constant_loss(np.ones(sites.layout.size), sample)
+        assert got == pytest.approx(-np.log(shares[labels]).mean(), rel=1e-5)
+
+
+def test_seen_counts_an_image_once_for_every_gradient():
+    model = small_cnn()
+    sample = Sample(*images_and_labels(11))
+    sites = find_sites(model, "spatial")
+    objective = objective_of(model, sites, sample, "folded")
+    masks = np.ones(sites.layout.size)
+    seen = []
+    for ask in (objective.gradient, objective.value, objective.fisher, objective.constant_loss):
+        ask(masks, sample)
+        seen.append(objective.seen)
+    objective.values(masks, sample, 3)
+    assert [*seen, objective.seen] == [11, 11, 22, 22, 22]

@@ -84,7 +84,7 @@ class Quadratic:
     def gradient(self, x):
         return self.value(x), self.H @ x - self.c
 
-    def renew(self, iteration):
+    def renew(self, iteration, overfitted):
         return False
 
 

@@ -16,11 +16,13 @@ class Incumbent:
         losses: its losses, float64 [groups]; one number where the loss is exact.
         stale: iterates since the mean loss last fell by more than its standard error, which is that of the differences
             between groups: they share their images, so what all iterates find hard cancels out.
+        improved: whether the last iterate offered is the best.
     """
 
     x: Array
     losses: Array
     stale: int = 0
+    improved: bool = True
 
     def __post_init__(self) -> None:
         """The first iterate is what progress is measured from."""
@@ -33,14 +35,15 @@ class Incumbent:
 
     def offer(self, x: Array, losses: Array) -> None:
         """Take in an iterate; losses that are not finite lose, those of the first one as well."""
+        self.improved = False
         if not np.isfinite(losses).all():
             self.stale += 1
             return
         if not np.isfinite(self.losses).all():
-            self.x, self.losses, self._mark, self.stale = x, losses, losses, 0
+            self.x, self.losses, self._mark, self.stale, self.improved = x, losses, losses, 0, True
             return
         if losses.mean() <= self.loss:
-            self.x, self.losses = x, losses
+            self.x, self.losses, self.improved = x, losses, True
         change = losses - self._mark
         doubt = np.std(change, ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
         if change.mean() < -doubt:

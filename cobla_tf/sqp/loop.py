@@ -32,11 +32,11 @@ class Oracle(Protocol):
     def value(self, x: Array) -> float:
         """E(x) on the current sample."""
 
-    def renew(self, iteration: int) -> bool:
-        """Draw another sample where one is due before this iteration; True if it was."""
+    def renew(self, iteration: int, overfitted: bool) -> bool:
+        """Draw another sample where one is due before this iteration; True if it was.
 
-    def enlarge(self) -> bool:
-        """Draw a larger sample; False where it is as large as it gets. Asked only of a loss that has a judge."""
+        One is due at once where the last step was no gain for the judge, though it was one on the present sample.
+        """
 
 
 @dataclass(frozen=True)
@@ -174,26 +174,31 @@ class SQP:
         """
         iterations = iterations or self.settings.iterations
         for number in range(1, iterations + 1):
-            if number > 1 and self.oracle.renew(number) and not self.refresh():
+            if number > 1 and self.oracle.renew(number, self._overfitted()) and not self.refresh():
                 return self._result("stopped at the best masks so far: the loss is not finite on a new sample")
             stop = self._iterate() or self._stale()
             if stop:
                 return self._result(stop)
         return self._result(f"stopped after the most iterations allowed ({iterations})")
 
+    def _overfitted(self) -> bool:
+        return self.judge is not None and self.incumbent is not None and not self.incumbent.improved
+
     def _stale(self) -> str:
-        """Where nothing was gained for long: go on with less noise if that can be had, else stop."""
         if self.judge is None or self.incumbent is None or self.incumbent.stale < self.settings.patience:
             return ""
-        if not self.oracle.enlarge():
-            return f"converged: no gain beyond the noise in {self.incumbent.stale} iterations"
-        self.incumbent.stale = 0
-        return "" if self.refresh() else "stopped at the best masks so far: the loss is not finite on a new sample"
+        return f"converged: no gain beyond the noise in {self.incumbent.stale} iterations"
 
     def use_judge(self, judge: Callable[[Array], Array] | None) -> None:
         """Compare iterates by another judge from here on."""
         self.judge = judge
         if self.incumbent is not None:
+            self.incumbent = Incumbent(self.x, self._losses())
+
+    def move_rows(self, constraints: Constraints) -> None:
+        """Go on under other constraints from where the loop is: only x can be an answer to them by now."""
+        self.constraints, self.incumbent = constraints, None
+        if not constraints.violated(self.x):
             self.incumbent = Incumbent(self.x, self._losses())
 
     def refresh(self) -> bool:

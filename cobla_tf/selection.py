@@ -1,0 +1,118 @@
+"""Ranks by a rival method instead of the optimiser: checks, what the method needs, and a solution of the same form."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import logging
+
+from cobla_tf.baselines import RIVALS
+from cobla_tf.baselines.pos_cvx import optimum
+from cobla_tf.budgets import Budgets, check_budgets
+from cobla_tf.config import RANK_METHODS, Config
+from cobla_tf.costs import Allocation, CostTable
+from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.rounding import Rounded
+
+if TYPE_CHECKING:
+    import keras
+
+    from cobla_tf.plan import Plan
+    from cobla_tf.solve import Solution
+
+Array = np.ndarray
+
+COBLA = RANK_METHODS[0]
+
+
+def check_method(method: str, budgets: Budgets, further: Sequence[str] = ()) -> None:
+    """Check a method and whether it takes the budgets, before anything is known of the model.
+
+    Args:
+        method: a name in RANK_METHODS.
+        budgets, further: as for `check_budgets`.
+
+    Raises:
+        ConfigError: there is no such method.
+        BudgetError: as `check_budgets`; or a budget for a method that sets its own cost.
+    """
+    if method not in RANK_METHODS:
+        raise ConfigError(f"method must be one of {', '.join(RANK_METHODS)}, got {method!r}.")
+    if takes_budgets(method):
+        check_budgets(budgets, further)
+        return
+    given = [str(name) for name, budget in budgets.items() if budget is not None]
+    if given:
+        raise BudgetError(
+            f"{method} sets its own ranks and takes no budget, got one on {', '.join(given)}; leave it out, or set it "
+            "to none."
+        )
+
+
+def takes_budgets(method: str) -> bool:
+    """Whether a method meets budgets, rather than setting its own cost."""
+    return method == COBLA or RIVALS[method].budgeted
+
+
+def needs_sample(method: str) -> bool:
+    """Whether a method looks at training images, and not only at the weights."""
+    return method == COBLA or "evaluate" in RIVALS[method].needs
+
+
+def select_ranks(model: "keras.Model", plan: "Plan", config: Config) -> "Solution":
+    """Give every site the rank that `plan.method` chooses, of its leading terms, at their own scale.
+
+    Args:
+        model: the original; it is not changed.
+        plan: all that is known of the problem; its method is any but COBLA.
+        config: the seed, and the size of the sample for a method that needs one.
+
+    Returns:
+        a solution without masks to start from, without relaxed ones and without iterations.
+
+    Raises:
+        BudgetError: the limits cannot be met.
+    """
+    from cobla_tf.solve import Solution
+
+    rival, budgeted = RIVALS[plan.method], np.isfinite(plan.limits)
+    costs, limits = (plan.costs.take(budgeted), plan.limits[budgeted]) if rival.budgeted else (plan.costs, None)
+    status = f"ranks by {plan.method} ({rival.source})"
+    if plan.method == "pos_cvx":
+        allocation, proof = _proved(plan.sites.sigmas, costs, limits)
+        status = f"{status}; {proof}"
+    else:
+        inputs = {"shapes": [(len(site.decomposition.P), len(site.decomposition.V)) for site in plan.sites.found]}
+        if needs_sample(plan.method):
+            inputs["evaluate"], images = _sampled_loss(model, plan, config)
+            status = f"{status}; losses on {images:,} training images"
+        allocation = rival(plan.sites.sigmas, costs, limits, **inputs)
+    leading = plan.sites.layout.leading(allocation.ranks)
+    return Solution(None, None, Rounded(leading > 0, leading, allocation), status, (), None)
+
+
+def _proved(sigmas: list[Array], costs: CostTable, limits: Array) -> tuple[Allocation, str]:
+    """POS-CVX, and how far its optimum is proved."""
+    best = optimum(sigmas, costs, limits)
+    if best.gap:
+        return best.allocation, f"proved up to a gap of {best.gap:.1e} in the logarithm of Eq. 12"
+    return best.allocation, "proved optimal, gap 0"
+
+
+def _sampled_loss(model: "keras.Model", plan: "Plan", config: Config) -> tuple[Callable[[Allocation], float], int]:
+    """The loss under an allocation on one random sample of the training images, and the size of the sample."""
+    from cobla_tf.objective import Objective
+    from cobla_tf.surgery import mask_model
+
+    masked = mask_model(model, plan.sites, config.solve.gradient)
+    objective = Objective(masked, plan.loss, config.batch_size, plan.train_set.probe())
+    size = config.solve.sample_size(plan.train_set.size)
+    sample = plan.train_set.draw(size, np.random.default_rng(config.seed))
+
+    def evaluate(allocation: Allocation) -> float:
+        loss = objective.value(plan.sites.layout.leading(allocation.ranks), sample)
+        cut = (f"{plan.sites.names[i]} at rank {allocation.ranks[i]}" for i in np.flatnonzero(~allocation.whole))
+        logging.info("%s alone: loss %.4f", ", ".join(cut), loss)
+        return loss
+
+    return evaluate, sample.size

@@ -1,0 +1,133 @@
+"""What each choice of the optimiser is worth: variants of one setting, over seeds, on one network.
+
+python -m cobla_tf.experiments.benchmarks.variants --vary=sampling trains the digits network and compares on it;
+--model, --dataset and --data_dir take what the command line of the package takes. The curves show the loss on training
+images that no gradient sees against the images that gradients were taken on; the table ends with the accuracy on the
+data's test images, which no step and no choice between iterates sees.
+"""
+
+import csv
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from tabulate import tabulate
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "sampling": {
+        "fixed": {"growing": False, "renew_every": 0},
+        "renewed": {"growing": False},
+        "growing": {},
+        "new every iteration": {"growing": False, "renew_every": 1},
+    },
+    "curvature": {"measured": {}, "identity": {"curvature": "identity"}},
+    "band": {"all masks": {}, "band": {"band": True}},
+    "continuation": {"continuation": {}, "heuristic's start": {"continuation": False}},
+    "rounding": {
+        "model and draws": {},
+        "draws": {"rounding": "random"},
+        "one draw": {"rounding": "random", "draws": 1},
+    },
+}
+COLUMNS = ("variant", "seed", "images", "judged", "relaxed", "compressed", "seconds")
+
+_VARY = flags.DEFINE_enum("vary", "sampling", list(VARIANTS), "Which setting.")
+_MODEL = flags.DEFINE_string("model", "digits_cnn", "As in cobla_tf.main.")
+_DATASET = flags.DEFINE_string("dataset", "digits", "As in cobla_tf.main.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "As in cobla_tf.main.")
+_EXCLUDE = flags.DEFINE_list("exclude", [], "As in cobla_tf.main.")
+_SCHEME = flags.DEFINE_enum("scheme", "spatial", ("spatial", "channel"), "As in cobla_tf.main.")
+_BUDGET = flags.DEFINE_float("budget", 0.3, "Of MACs and params alike.", 0, 1)
+_SAMPLE = flags.DEFINE_float("sample_fraction", 0.2, "Share of the training images behind a gradient.", 0, 1)
+_ITERATIONS = flags.DEFINE_integer("iterations", 12, "Most iterations in a phase.", 1)
+_REFINE = flags.DEFINE_integer("refine_iterations", 5, "Iterations of re-scaling.", 0)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each variant.", 1)
+_PRETRAIN = flags.DEFINE_integer("pretrain_epochs", 10, "Epochs of training before; 0 takes the model as it is.", 0)
+_OUTPUT = flags.DEFINE_string("output", "variants", "Where the CSV files and the plot go, without ending.")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: COLUMNS of its table row, and (images, judged loss) after every iteration of the relaxation."""
+
+    row: tuple[Any, ...]
+    points: list[tuple[int, float]]
+
+
+def main(_: list[str]) -> None:
+    """Run all variants, print the table, write the curves."""
+    import keras
+
+    from cobla_tf.config import FineTuneConfig
+    from cobla_tf.datasets import load_dataset
+    from cobla_tf.examples import as_examples
+    from cobla_tf.finetune import train
+    from cobla_tf.losses import resolve_loss
+    from cobla_tf.models import load_model
+
+    keras.utils.set_random_seed(0)
+    model = load_model(_MODEL.value, None, will_train=_PRETRAIN.value > 0)
+    shape = tuple(model.inputs[0].shape[1:])
+    splits = load_dataset(_DATASET.value, data_dir=_DATA_DIR.value, image_shape=shape, preprocessing="none", seed=0)
+    data, held_out = as_examples(splits.train), splits.test
+    if _PRETRAIN.value:
+        loss = resolve_loss(None, model, data.probe())
+        train(model, data, loss, FineTuneConfig(_PRETRAIN.value, "adam", 3e-3), 64, progress=False)
+    runs = itertools.product(VARIANTS[_VARY.value].items(), range(_SEEDS.value))
+    curves = [_run(model, data, held_out, name, settings, seed) for (name, settings), seed in runs]
+    print(tabulate([curve.row for curve in curves], COLUMNS, floatfmt=".4f"))
+    _write(curves)
+
+
+def _run(model: Any, data: Any, held_out: Any, name: str, settings: dict[str, Any], seed: int) -> Curve:
+    from cobla_tf.config import Config, SolveConfig
+    from cobla_tf.pipeline import compress
+
+    solve = SolveConfig(
+        sample_fraction=_SAMPLE.value,
+        iterations=_ITERATIONS.value,
+        refine_iterations=_REFINE.value,
+        **settings,
+    )
+    report = compress(
+        model,
+        data,
+        macs=_BUDGET.value,
+        params=_BUDGET.value,
+        scheme=_SCHEME.value,
+        exclude=_EXCLUDE.value,
+        validation=held_out,
+        config=Config(solve=solve, seed=seed),
+    ).report
+    records = [record for record in report.iterations if record.phase.startswith("solve")]
+    relaxed, compressed = (report.evaluations[stage].accuracy for stage in ("relaxed", "compressed"))
+    judged = min(record.judged for record in records)
+    row = (name, seed, records[-1].images, judged, relaxed, compressed, round(report.seconds["solve"]))
+    print(*row, flush=True)
+    return Curve(row, [(record.images, record.judged) for record in records])
+
+
+def _write(curves: list[Curve]) -> None:
+    output = Path(_OUTPUT.value)
+    with output.with_suffix(".csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *(curve.row for curve in curves)])
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, name in enumerate(VARIANTS[_VARY.value]):
+        own = [curve for curve in curves if curve.row[0] == name]
+        for j, curve in enumerate(own):
+            axes.plot(*np.transpose(curve.points), color=f"C{i}", alpha=0.8, label=name if j == 0 else None)
+    axes.set_xlabel("images that gradients were taken on")
+    axes.set_ylabel("loss on images that no gradient sees")
+    axes.set_title(f"{_MODEL.value.rsplit('/')[-1]}, {_SCHEME.value}, {_BUDGET.value:g}: {_VARY.value}")
+    axes.legend()
+    figure.savefig(output.with_suffix(".png"), dpi=120)
+
+
+if __name__ == "__main__":
+    app.run(main)

