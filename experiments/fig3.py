@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PAPER = {"original": "91.9"}
 PAPER_WORDS = (
     "The paper prints the accuracy of its original, 91.9 %, and that sub-sampled and exact gradients differ by less "
-    "than 1 point; its figure has no other numbers. Network and images may differ from the paper's: compare differences."
+    "than 1 point; its figure has no other numbers. Network and images may not be the paper's: compare differences."
 )
 WITHIN_ORIGINAL = 3.0
 """Points below the original that COBLA may be at the widest budget."""

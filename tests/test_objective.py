@@ -109,7 +109,7 @@ def test_values_are_those_of_the_parts(size, groups, sizes):
 def test_constant_loss_is_that_of_the_mean_output(probabilities, one_hot):
     model = small_cnn()
     if probabilities:
-        model = keras.Model(model.inputs, keras.ops.softmax(model.output))
+        model = keras.Model(model.inputs[0], keras.ops.softmax(model.output))
     images, labels = images_and_labels(23)
     sample = Sample(images, np.eye(3, dtype="float32")[labels] if one_hot else labels)
     sites = find_sites(model, "spatial")
