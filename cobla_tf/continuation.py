@@ -22,6 +22,8 @@ GROWTH = 1.25
 """Of the notch, in the logarithm of the budget, after one that was taken."""
 LEAST_NOTCH = 1 / 64
 """Of the first notch: below it the rest of the way is one step, since the model has ceased to tell anything."""
+MOST_TRIALS = 40
+"""Notches tried; the rest of the way is one step then, too."""
 OVERSHOOT, DRIFT, MOST = 2.0, 0.2, 0.5
 """Increase allowed in a notch: twice what is predicted or a fifth of the distance to the loss of a constant output,
 whichever is more, but never more than half of that distance."""
@@ -64,7 +66,7 @@ class Continuation:
         self.loop.use_judge(None)  # points on the way are no answers
         self.loop.move_rows(self._at(0.0))
         self.loop.run(1)  # a line search first: it tells how far the measured curvature can be trusted
-        while level < 1.0 and notch > LEAST_NOTCH * first:
+        while level < 1.0 and notch > LEAST_NOTCH * first and taken + refused < MOST_TRIALS:
             target = min(level + notch, 1.0)
             if self.loop.tighten(self._at(target), self._allowed):
                 level, notch, taken = target, notch * GROWTH, taken + 1
@@ -72,7 +74,7 @@ class Continuation:
             else:
                 notch, refused = notch / 2, refused + 1
         if level < 1.0:
-            logging.warning("continuation: the loss leaps at every notch; the rest of the way is one step")
+            logging.warning("continuation: the loss leaps at the last notches; the rest of the way is one step")
             self.loop.move_rows(self._at(1.0))
         self.loop.use_judge(judge)
         return f"{taken} notches taken, {refused} refused{', the rest in one step' if level < 1.0 else ''}"

@@ -85,7 +85,9 @@ _CURVATURE = flags.DEFINE_enum(
     "curvature", SolveConfig.curvature, CURVATURES, "First Hessian: its diagonal measured, or guessed as all the same."
 )
 _CONTINUATION = flags.DEFINE_bool(
-    "continuation", SolveConfig.continuation, "Come down from looser budgets where the start would be near chance."
+    "continuation",
+    SolveConfig.continuation,
+    "Come down from looser budgets where the start is near chance, or breaks the budgets.",
 )
 _ROUNDING = flags.DEFINE_enum(
     "rounding", SolveConfig.rounding, ROUNDINGS, "By an integer program on a model of the loss too, or by draws alone."

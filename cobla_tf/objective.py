@@ -1,6 +1,8 @@
 """E(m), the loss over a sample as a function of the masks, and its gradient (Eqs. 6 and 8)."""
 
+import time
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import keras
@@ -13,6 +15,20 @@ from cobla_tf.report import Evaluation
 from cobla_tf.surgery import MaskedModel
 
 Array = np.ndarray
+
+
+def _timed(evaluate: Callable) -> Callable:
+    """Add the time of a method to `self.seconds`."""
+
+    @wraps(evaluate)
+    def timed(self: "Objective", *args: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return evaluate(self, *args)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    return timed
 
 
 class Objective:
@@ -29,6 +45,7 @@ class Objective:
 
     Attributes:
         seen: images that gradients were taken on so far, one count an image and gradient.
+        seconds: spent in losses, gradients and curvature so far.
     """
 
     def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample) -> None:
@@ -37,14 +54,17 @@ class Objective:
         self._loss = loss
         self._batch_size = batch_size
         self.seen = 0
+        self.seconds = 0.0
         self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, _signature(masked.model, probe))
 
+    @_timed
     def value(self, masks: Array, sample: Sample) -> float:
         """E(m) on a sample, for masks float64 [n]."""
         self._masked.write(masks)
         return self._mean(self._loss_step, sample)
 
+    @_timed
     def values(self, masks: Array, sample: Sample, groups: int) -> Array:
         """E(m) on up to `groups` equal parts of a sample, the last possibly smaller: its spread; float64 [parts]."""
         self._masked.write(masks)
@@ -52,11 +72,13 @@ class Objective:
         parts = (Sample(*part) for part in sample.batches(size))
         return np.array([self._mean(self._loss_step, part) for part in parts])
 
+    @_timed
     def gradient(self, masks: Array, sample: Sample) -> tuple[float, Array]:
         """E(m) and dE/dm, float64 [n], on a sample."""
         self._masked.write(masks)
         return self._gradient(sample)
 
+    @_timed
     def fisher(self, masks: Array, sample: Sample) -> Array:
         """Diagonal of the empirical Fisher matrix, float64 [n]: the mean over images of (dE_i/dm_j)^2.
 
@@ -69,6 +91,7 @@ class Objective:
             squares += self._gradient(Sample(*image))[1] ** 2
         return squares / sample.size
 
+    @_timed
     def constant_loss(self, masks: Array, sample: Sample) -> float:
         """Loss of the network's mean output given for every image: what a network that sees nothing can reach."""
         self._masked.write(masks)

@@ -19,6 +19,7 @@ from cobla_tf.sqp.line_search import LineSearchSettings, search
 
 Array = np.ndarray
 
+NOT_FINITE = "stopped at the best masks so far: the loss is not finite on a new sample"
 CURVATURE_FLOOR = 0.1
 """Of the mean measured curvature, what is added to each: most terms show next to none on their own."""
 
@@ -175,11 +176,17 @@ class SQP:
         iterations = iterations or self.settings.iterations
         for number in range(1, iterations + 1):
             if number > 1 and self.oracle.renew(number, self._overfitted()) and not self.refresh():
-                return self._result("stopped at the best masks so far: the loss is not finite on a new sample")
+                return self._result(NOT_FINITE)
             stop = self._iterate() or self._stale()
             if stop:
                 return self._result(stop)
         return self._result(f"stopped after the most iterations allowed ({iterations})")
+
+    def _converged(self, predicted: float) -> str:
+        """On one sample of many there is more to gain on another, as long as the judge sees it."""
+        if self.judge is not None and self.oracle.renew(self.taken + 1, overfitted=True):
+            return "" if self.refresh() else NOT_FINITE
+        return f"converged: predicted decrease {predicted:.1e} at loss {self.loss:.4f}"
 
     def _overfitted(self) -> bool:
         return self.judge is not None and self.incumbent is not None and not self.incumbent.improved
@@ -258,7 +265,7 @@ class SQP:
         predicted = -program.objective(qp.step)
         feasible = not self.constraints.violated(self.x)
         if feasible and predicted <= self.settings.tolerance * self._unit():
-            return f"converged: predicted decrease {predicted:.1e} at loss {self.loss:.4f}"
+            return self._converged(predicted)
         length = self._advance(qp.step, forced=not feasible)
         if length == 0.0:
             return self._stuck()
