@@ -25,7 +25,8 @@ from cobla_tf.report import Evaluation, IterationRecord, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
 from cobla_tf.selection import COBLA, select_ranks
-from cobla_tf.solve import Solution, Solver
+from cobla_tf.solution import Solution
+from cobla_tf.solve import Solver
 from cobla_tf.surgery import mask_model, rebuild
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"

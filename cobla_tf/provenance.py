@@ -10,7 +10,7 @@ import numpy as np
 
 from cobla_tf.plan import Plan
 from cobla_tf.report import BudgetReport, SiteReport
-from cobla_tf.solve import Solution
+from cobla_tf.solution import Solution
 
 PACKAGES = ("cobla-tf", "tensorflow", "keras", "numpy", "scipy", "mosek", "clarabel")
 

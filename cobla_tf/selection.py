@@ -13,12 +13,12 @@ from cobla_tf.config import RANK_METHODS, Config
 from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.errors import BudgetError, ConfigError
 from cobla_tf.rounding import Rounded
+from cobla_tf.solution import Solution
 
 if TYPE_CHECKING:
     import keras
 
     from cobla_tf.plan import Plan
-    from cobla_tf.solve import Solution
 
 Array = np.ndarray
 
@@ -59,7 +59,7 @@ def needs_sample(method: str) -> bool:
     return method == COBLA or "evaluate" in RIVALS[method].needs
 
 
-def select_ranks(model: "keras.Model", plan: "Plan", config: Config) -> "Solution":
+def select_ranks(model: "keras.Model", plan: "Plan", config: Config) -> Solution:
     """Give every site the rank that `plan.method` chooses, of its leading terms, at their own scale.
 
     Args:
@@ -73,7 +73,6 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config) -> "Solutio
     Raises:
         BudgetError: the limits cannot be met.
     """
-    from cobla_tf.solve import Solution
 
     rival, budgeted = RIVALS[plan.method], np.isfinite(plan.limits)
     costs, limits = (plan.costs.take(budgeted), plan.limits[budgeted]) if rival.budgeted else (plan.costs, None)

@@ -20,9 +20,10 @@ from cobla_tf.qp import solve as solve_qp
 from cobla_tf.report import IterationRecord
 from cobla_tf.rounding import LEAST_SCALE, Rounded, round_by_model, round_masks
 from cobla_tf.sampling import SampledLoss
-from cobla_tf.sqp.bfgs import CompactBFGS
+from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.sqp.constraints import Constraints
-from cobla_tf.sqp.loop import SQP, Iteration, SQPSettings
+from cobla_tf.sqp.interface import Iteration, SQPSettings
+from cobla_tf.sqp.loop import SQP
 
 Array = np.ndarray
 
@@ -34,40 +35,6 @@ CHANCE = 0.5
 """A start has lost its way if it is further than this from the original's loss to that of a constant output."""
 LOOSER = (0.75, 0.5, 0.25)
 """Where to look for a better start: budgets as these powers of the target's share."""
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """What one solve can begin from another's, on the same sites.
-
-    Attributes:
-        masks: float64 [n].
-        bfgs: the Hessian's model, of which a copy is used; None where there was nothing to decide.
-    """
-
-    masks: Array
-    bfgs: CompactBFGS | None
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What the optimiser found.
-
-    Attributes:
-        start: the heuristic's masks at these budgets, float64 [n]; None where nothing was optimised.
-        relaxed: masks in [0, 1] within the budgets, float64 [n]; None likewise.
-        rounded: integer ranks within the budgets, and the scale of what is kept.
-        status: one sentence a phase.
-        records: one an iteration.
-        warm: for a solve under other budgets; None likewise.
-    """
-
-    start: Array | None
-    relaxed: Array | None
-    rounded: Rounded
-    status: str
-    records: tuple[IterationRecord, ...]
-    warm: WarmStart | None
 
 
 @dataclass

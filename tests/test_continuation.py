@@ -4,7 +4,8 @@ import pytest
 from cobla_tf.continuation import FIRST_FACTOR, GROWTH, LEAST_NOTCH, Continuation, budget_between
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
-from cobla_tf.sqp.loop import SQP, SQPSettings
+from cobla_tf.sqp.interface import SQPSettings
+from cobla_tf.sqp.loop import SQP
 
 N = 12
 ROWS = np.vstack([np.full(N, 1 / N), np.linspace(0.5, 1.5, N) / N])

@@ -5,8 +5,10 @@ from scipy.optimize import minimize
 from cobla_tf.errors import SolverError
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.bfgs import CompactBFGS
+from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.line_search import LineSearchSettings, search
-from cobla_tf.sqp.loop import SQP, Constraints, SQPSettings
+from cobla_tf.sqp.loop import SQP
 
 
 def dense(form):

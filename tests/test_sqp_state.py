@@ -5,7 +5,8 @@ from test_sqp import FailsOn, Quadratic, box
 from cobla_tf.errors import SolverError
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
-from cobla_tf.sqp.loop import SQP, SQPSettings
+from cobla_tf.sqp.interface import SQPSettings
+from cobla_tf.sqp.loop import SQP
 
 
 class Renewed(Quadratic):

@@ -7,8 +7,10 @@ from cobla_tf.experiments.benchmarks.s2mpj_problems import LinearProblem, Meter
 from scipy.optimize import LinearConstraint, minimize
 
 from cobla_tf.qp import solve as solve_qp
+from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.line_search import LineSearchSettings
-from cobla_tf.sqp.loop import SQP, Constraints, SQPSettings
+from cobla_tf.sqp.loop import SQP
 
 Array = np.ndarray
 Solver = Callable[[LinearProblem, Meter, int], tuple[Array, str]]

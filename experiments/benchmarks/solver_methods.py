@@ -15,8 +15,9 @@ from cobla_tf.errors import ConfigError
 from cobla_tf.qp import QuadraticForm, QuadraticProgram
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.line_search import LineSearchSettings, search
-from cobla_tf.sqp.loop import SQP, SQPSettings
+from cobla_tf.sqp.loop import SQP
 
 Array = np.ndarray
 

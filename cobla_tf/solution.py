@@ -1,0 +1,45 @@
+"""What a solve found, and what another one can begin from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cobla_tf.report import IterationRecord
+from cobla_tf.rounding import Rounded
+from cobla_tf.sqp.bfgs import CompactBFGS
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What one solve can begin from another's, on the same sites.
+
+    Attributes:
+        masks: float64 [n].
+        bfgs: the Hessian's model, of which a copy is used; None where there was nothing to decide.
+    """
+
+    masks: Array
+    bfgs: CompactBFGS | None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the optimiser found.
+
+    Attributes:
+        start: the heuristic's masks at these budgets, float64 [n]; None where nothing was optimised.
+        relaxed: masks in [0, 1] within the budgets, float64 [n]; None likewise.
+        rounded: integer ranks within the budgets, and the scale of what is kept.
+        status: one sentence a phase.
+        records: one an iteration.
+        warm: for a solve under other budgets; None likewise.
+    """
+
+    start: Array | None
+    relaxed: Array | None
+    rounded: Rounded
+    status: str
+    records: tuple[IterationRecord, ...]
+    warm: WarmStart | None
