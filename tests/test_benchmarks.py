@@ -87,3 +87,14 @@ def test_violation_and_meter_count_what_a_solver_does():
     assert 0 < abs(noisy.loss(np.ones(2)) - 2.0) < 0.02
     with pytest.raises(TimeIsUpError):
         Meter(problem, seconds=-1.0).loss(np.ones(2))
+
+
+def test_variants_of_a_setting_end_in_a_table_and_a_plot(tmp_path):
+    few = ["--vary=band", "--seeds=1", "--pretrain_epochs=1", "--iterations=2", "--refine_iterations=1"]
+    command = [sys.executable, "-m", "cobla_tf.experiments.benchmarks.variants", *few, f"--output={tmp_path / 'out'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[0] for row in rows] == ["variant", "all masks", "band"]
+    assert all(float(field) > 0 for row in rows[1:] for field in row.split(",")[2:6])
+    assert (tmp_path / "out.png").stat().st_size > 0
