@@ -14,6 +14,7 @@ NUMBERS = (
     "params",
     "sample_fraction",
     "iterations",
+    "refine_iterations",
     "seed",
     "pretrain_epochs",
     "epochs",

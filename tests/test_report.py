@@ -29,7 +29,7 @@ def with_latency(report, limit=2.0):
 
 def make_record(index, phase="solve", loss=0.5, use=None):
     use = {"macs": 0.99, "params": 0.5} if use is None else use
-    return IterationRecord(phase, index, loss, -0.01, 1.0, use, 0.5, index, 2 * index, 1e-9)
+    return IterationRecord(phase, index, loss, loss + 0.1, -0.01, 1.0, use, 0.5, index, 2 * index, 100 * index, 1e-9)
 
 
 def make_report(count=3, **changes):
