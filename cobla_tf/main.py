@@ -102,7 +102,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Fixes every choice by chance.", 0)
 _PRETRAIN = flags.DEFINE_integer("pretrain_epochs", 0, "Epochs of training before anything else.", 0)
 _EPOCHS = flags.DEFINE_integer("epochs", 0, "Epochs of fine-tuning after compression.", 0)
 _OPTIMIZER = flags.DEFINE_string("optimizer", "adam", "yellowfin, or any Keras optimiser by name.")
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Of training and fine-tuning; falls to 0 along a cosine.", 0)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", None, "Of the first step of training and fine-tuning, falls to 0 along a cosine: 0.001 if unset; "
+    "for yellowfin a factor on its own rate.", 0,
+)  # fmt: skip
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
 _EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORTS)}.")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from absl import logging
@@ -103,11 +104,9 @@ class Solver:
         masks = self.warm.masks if self.warm else self.layout.leading(heuristic.ranks)
         if self.warm or self.config.start == "ones" or not self.config.continuation:
             return masks, heuristic.whole
-        ones = np.ones(self.layout.size)
-        self.values += 3
-        original, constant = self.oracle.value(ones), self.oracle.constant_loss(ones)
-        chance = original + CHANCE * (constant - original)
-        loss = self.oracle.value(masks)
+        self.values += 2
+        original, loss = self.oracle.value(np.ones(self.layout.size)), self.oracle.value(masks)
+        chance = original + CHANCE * (self.constant_loss - original)
         for power in LOOSER:
             if loss <= chance:
                 break
@@ -116,6 +115,12 @@ class Solver:
             loss = self.oracle.value(masks)
             logging.info("start at the budgets to the power %.2f: loss %.3f, chance is above %.3f", power, loss, chance)
         return masks, heuristic.whole
+
+    @cached_property
+    def constant_loss(self) -> float:
+        """Loss of the original's mean output for every image: that of a network that sees nothing."""
+        self.values += 1
+        return self.oracle.constant_loss(np.ones(self.layout.size))
 
     def _looser(self, heuristic: Allocation, power: float) -> Array:
         """A heuristic's masks at looser budgets, with no site whole that is not whole at the target."""
@@ -166,10 +171,8 @@ class Solver:
     def _come_down(self, whole: Array, band: Band) -> None:
         phase, self.phase = self.phase, "continuation"
         used = self._used(self.loop.x, whole)
-        self.values += 1
-        constant = self.oracle.constant_loss(np.ones(self.layout.size))
         way = Continuation(
-            self.loop, lambda limits: self._constraints(limits, whole, band), used, self.limits, constant
+            self.loop, lambda limits: self._constraints(limits, whole, band), used, self.limits, self.constant_loss
         )
         self.status.append(f"continuation: {way.run()}")
         self.phase = phase
