@@ -17,6 +17,7 @@ from cobla_tf.config import (
     CURVATURES,
     EXPORTS,
     GRADIENTS,
+    PRECISIONS,
     QP_SOLVERS,
     RANK_METHODS,
     ROUNDINGS,
@@ -96,6 +97,9 @@ _BAND = flags.DEFINE_bool("band", SolveConfig.band, "Free only the masks on whic
 _DRAWS = flags.DEFINE_integer("draws", SolveConfig.draws, "Feasible draws of the randomised rounding, best kept.", 1)
 _REFINE = flags.DEFINE_integer(
     "refine_iterations", SolveConfig.refine_iterations, "Iterations that re-scale the kept terms, ranks fixed.", 0
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision", SolveConfig.precision, PRECISIONS, "Of products in gradients and fine-tuning, never of accuracies."
 )
 _QP_SOLVER = flags.DEFINE_enum("qp_solver", "auto", QP_SOLVERS, "auto takes MOSEK where its licence answers.")
 _SEED = flags.DEFINE_integer("seed", 0, "Fixes every choice by chance.", 0)
@@ -177,6 +181,7 @@ def _config() -> Config:
             continuation=_CONTINUATION.value,
             rounding=_ROUNDING.value,
             band=_BAND.value,
+            precision=_PRECISION.value,
             qp_solver=_QP_SOLVER.value,
             draws=_DRAWS.value,
             refine_iterations=_REFINE.value,

@@ -20,6 +20,7 @@ from cobla_tf.finetune import train
 from cobla_tf.notes import left_from_before, lost_attributes, untrained
 from cobla_tf.objective import Objective, evaluate
 from cobla_tf.plan import Plan, make_plan
+from cobla_tf.precision import products_in
 from cobla_tf.provenance import budget_reports, command, site_reports, versions
 from cobla_tf.report import Evaluation, IterationRecord, Report
 from cobla_tf.report_files import write_report
@@ -149,7 +150,7 @@ class _Run:
         config, sites = self.config, plan.sites
         budgeted = np.isfinite(plan.limits)
         masked = mask_model(model, sites, config.solve.gradient)
-        objective = Objective(masked, plan.loss, config.batch_size, plan.train_set.probe())
+        objective = Objective(masked, plan.loss, config.batch_size, plan.train_set.probe(), plan.precision)
         solver = Solver(
             objective=objective,
             examples=plan.train_set,
@@ -192,7 +193,7 @@ class _Run:
         if config.output_dir is not None:
             path = replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)
             self.files["before fine-tuning"] = str(path)
-        with self.clock("fine-tuning"):
+        with self.clock("fine-tuning"), products_in(plan.precision):
             history = train(model, plan.train_set, plan.loss, config.fine_tune, config.batch_size, sys.stderr.isatty())
         if not all(np.isfinite(epoch["loss"]) for epoch in history):
             self.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
@@ -215,6 +216,7 @@ class _Run:
             skipped=plan.sites.skipped,
             iterations=solution.records,
             qp_solver=plan.qp_solver,
+            precision=plan.precision,
             status=solution.status,
             evaluations=self.evaluations,
             evaluated_on=plan.evaluated_on,
