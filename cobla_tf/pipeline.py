@@ -26,7 +26,7 @@ from cobla_tf.report import Evaluation, IterationRecord, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
 from cobla_tf.selection import COBLA, select_ranks
-from cobla_tf.solution import Solution
+from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.solve import Solver
 from cobla_tf.surgery import mask_model, rebuild
 
@@ -40,10 +40,12 @@ class Result:
     Attributes:
         model: the compressed network, of built-in layers only; fine-tuned where that was asked for.
         report: what was done, per site and in total.
+        warm: what a solve for other budgets on the same sites can start from; None where nothing was optimised.
     """
 
     model: keras.Model
     report: Report
+    warm: WarmStart | None = None
 
 
 def compress(
@@ -59,6 +61,7 @@ def compress(
     validation: Any = None,
     loss: Any = None,
     method: str = COBLA,
+    warm: WarmStart | None = None,
     config: Config | None = None,
 ) -> Result:
     """Compress a trained CNN by low-rank approximation under hard budgets.
@@ -77,6 +80,8 @@ def compress(
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
         method: what selects the ranks: "cobla", or a published method in cobla_tf.baselines.RIVALS, under the same
             budgets; some of these set their own cost and take no budgets.
+        warm: `Result.warm` of a compression of the same model, scheme and layers under other budgets, best somewhat
+            looser ones: the solve starts from there and takes fewer gradients.
         config: everything else.
 
     The seed in `config` is set for Python, NumPy and TensorFlow alike.
@@ -102,7 +107,9 @@ def compress(
             config=config,
             method=method,
         )
-    return run.compress(model, plan)
+    if warm is not None:
+        warm.check(plan.sites.layout.size)
+    return run.compress(model, plan, warm)
 
 
 @dataclass
@@ -116,21 +123,21 @@ class _Run:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
-    def compress(self, model: keras.Model, plan: Plan) -> Result:
+    def compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Result:
         """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
         batch_size = self.config.batch_size
         self.notes += lost_attributes(plan.sites)
         _log_budgets(plan)
         self._evaluate("original", lambda: evaluate(model, plan.held_out, plan.loss, batch_size))
         self._judge_original(model)
-        solution = self._solve(model, plan) if plan.method == COBLA else self._select(model, plan)
+        solution = self._solve(model, plan, warm) if plan.method == COBLA else self._select(model, plan)
         rounded = solution.rounded
         with self.clock("rebuild"):
             compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
         self._evaluate("compressed", lambda: evaluate(compressed, plan.held_out, plan.loss, batch_size))
         history = self._fine_tune(compressed, plan)
         report = self._report((model, compressed), plan, solution, history)
-        return Result(compressed, self._write(compressed, report))
+        return Result(compressed, self._write(compressed, report), solution.warm)
 
     def _judge_original(self, model: keras.Model) -> None:
         original = self.evaluations["original"]
@@ -146,7 +153,7 @@ class _Run:
         logging.info("%s", solution.status)
         return solution
 
-    def _solve(self, model: keras.Model, plan: Plan) -> Solution:
+    def _solve(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Solution:
         config, sites = self.config, plan.sites
         budgeted = np.isfinite(plan.limits)
         masked = mask_model(model, sites, config.solve.gradient)
@@ -161,6 +168,7 @@ class _Run:
             qp_solver=plan.qp_solver,
             rng=np.random.default_rng(config.seed),
             on_record=_log_iteration,
+            warm=warm,
         )
         with self.clock("solve: the optimiser itself"):
             solution = solver.run()
