@@ -7,7 +7,7 @@ import logging as python_logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,10 @@ from cobla_tf.quiet import quiet
 if TYPE_CHECKING:
     import keras
 
+    from cobla_tf.curve import Curve
     from cobla_tf.pipeline import Result
     from cobla_tf.plan import Plan
+    from cobla_tf.resources import Resource
     from cobla_tf.unfinished import Unfinished
 
 DEFAULT_FLAGFILE = "digits.flags"
@@ -66,9 +68,13 @@ _BUDGETS = flags.DEFINE_list(
     "budgets", [], "Budgets on resources of the CSV file, in the form of --macs and in the file's units: "
     "latency=0.6,energy=2500.",
 )  # fmt: skip
-_METHOD = flags.DEFINE_enum(
-    "method", RANK_METHODS[0], RANK_METHODS, "What selects the ranks; r_vbmf and both kinds of signal_recovery set "
-    "their own cost and take no budgets.",
+_SWEEP = flags.DEFINE_list(
+    "sweep", [], "Several budgets, each on MACs and params alike and in place of --macs and --params, for the curve of "
+    "accuracy against cost: 0.7,0.5,0.3.",
+)  # fmt: skip
+_METHOD = flags.DEFINE_list(
+    "method", RANK_METHODS[0], f"What selects the ranks, one of {', '.join(RANK_METHODS)}; several with --sweep. "
+    "r_vbmf and both kinds of signal_recovery set their own cost and take no budgets.",
 )  # fmt: skip
 _SCHEME = flags.DEFINE_enum("scheme", "spatial", SCHEMES, "kh x 1 then 1 x kw (spatial), or kh x kw then 1 x 1.")
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, e.g. whitening,block1_*.")
@@ -149,8 +155,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt as stop:
         print("cobla_tf: stopped; the same command goes on where it was", file=sys.stderr)
         return 128 + (stop.args or (signal.SIGINT,))[0]
-    print(f"\n{result.report}")
-    return 1 if result.report.failures else 0
+    reports = [point.report for point in result.points if point.report] if _SWEEP.value else [result.report]
+    print(f"\n{result if _SWEEP.value else result.report}")
+    return 1 if any(report.failures for report in reports) else 0
 
 
 def _complete(argv: list[str]) -> list[str]:
@@ -207,14 +214,17 @@ def _config() -> Config:
     )
 
 
-def _compress(config: Config) -> "Result":
+def _compress(config: Config) -> "Result | Curve":
     missing = [flag.name for flag in (_MODEL, _DATASET) if flag.value is None]
     if missing:
         raise ConfigError(
             f"expected --{' and --'.join(missing)}: model and data set are both needed, from a flagfile or the command "
             "line; --help tells their forms."
         )
-    costs = _costs()
+    from cobla_tf.resources import read_resources
+
+    resources = read_resources(_RESOURCES.value) if _RESOURCES.value else ()
+    asked = _sweep() if _SWEEP.value else _budgets(resources)
     logging.info("devices: %s", ", ".join(_devices()))
     import keras
 
@@ -223,6 +233,7 @@ def _compress(config: Config) -> "Result":
     from cobla_tf.models import load_model
     from cobla_tf.pipeline import compress
     from cobla_tf.plan import make_plan
+    from cobla_tf.sweep import pareto
     from cobla_tf.unfinished import Unfinished
 
     keras.utils.set_random_seed(config.seed)
@@ -238,8 +249,7 @@ def _compress(config: Config) -> "Result":
         )
     logging.info("%s", data.description)
     shared = {
-        **costs,
-        "method": _METHOD.value,
+        "resources": resources,
         "scheme": _SCHEME.value,
         "exclude": _EXCLUDE.value,
         "validation": data.test,
@@ -248,25 +258,38 @@ def _compress(config: Config) -> "Result":
     }
     train_set, unfinished = data.train, Unfinished(config.output_dir)
     if _PRETRAIN.value:
-        plan = make_plan(model, train_set, **shared)
+        loosest = {"budgets": {name: max(asked[name]) for name in ("macs", "params")}} if _SWEEP.value else asked
+        plan = make_plan(model, train_set, **loosest, **shared)
         train_set, shared["validation"] = plan.train_set, plan.held_out  # as they were read: no second pass
         _pretrain(model, plan, config, unfinished)
-    result = compress(model, train_set, **shared)
+    result = (pareto if _SWEEP.value else compress)(model, train_set, **asked, **shared)
     unfinished.remove()
     return result
 
 
-def _costs() -> dict[str, Any]:
-    """The arguments budgets and resources of compress(), checked as far as is possible without the model."""
+def _budgets(resources: Sequence["Resource"]) -> dict[str, Any]:
+    """The arguments budgets and method of compress(), checked as far as is possible without the model."""
     from cobla_tf.budgets import merge_budgets, parse_budget, parse_budgets
-    from cobla_tf.resources import read_resources
     from cobla_tf.selection import check_method
 
-    resources = read_resources(_RESOURCES.value) if _RESOURCES.value else ()
+    if len(_METHOD.value) != 1:
+        raise ConfigError(f"--method must be one name without --sweep, got {','.join(_METHOD.value) or 'none'}.")
     macs, params = parse_budget("--macs", _MACS.value), parse_budget("--params", _PARAMS.value)
     budgets = merge_budgets(macs, params, parse_budgets("--budgets", _BUDGETS.value))
-    check_method(_METHOD.value, budgets, [resource.name for resource in resources])
-    return {"budgets": budgets, "resources": resources}
+    check_method(_METHOD.value[0], budgets, [resource.name for resource in resources])
+    return {"budgets": budgets, "method": _METHOD.value[0]}
+
+
+def _sweep() -> dict[str, Any]:
+    """The arguments macs, params and methods of pareto(), checked likewise."""
+    from cobla_tf.budgets import parse_budget
+    from cobla_tf.sweep import check_sweep
+
+    if _BUDGETS.value:
+        raise ConfigError("--budgets cannot go with --sweep, which sets MACs and params; pareto() takes any.")
+    budgets = [parse_budget("--sweep", text) for text in _SWEEP.value]
+    check_sweep(_METHOD.value, [{"macs": budget, "params": budget} for budget in budgets], ())
+    return {"macs": budgets, "params": budgets, "methods": _METHOD.value}
 
 
 def _devices() -> list[str]:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from cobla_tf.export import STAGE, check_writable
 
 FOLDER = "unfinished"
 LOCK = ".lock"
+
+_waiting: ContextVar[list["Unfinished"] | None] = ContextVar("waiting", default=None)
 
 
 @contextmanager
@@ -41,6 +44,19 @@ def held(output_dir: Path | None) -> Iterator[None]:
             for stage in output_dir.glob(f"{STAGE}*"):
                 shutil.rmtree(stage, ignore_errors=True)
         yield
+
+
+@contextmanager
+def removed_together() -> Iterator[None]:
+    """Several runs that are one for the user: inside, the files of each stay until all of them are complete."""
+    token = _waiting.set([])
+    try:
+        yield
+        complete = _waiting.get()
+    finally:
+        _waiting.reset(token)
+    for run in complete:
+        run.remove()
 
 
 @dataclass
@@ -76,6 +92,9 @@ class Unfinished:
 
     def remove(self) -> None:
         """The run is complete: remove its files, and the folder if nothing else is in it."""
+        if (waiting := _waiting.get()) is not None:
+            waiting.append(self)
+            return
         for path in self._used:
             for file in path.parent.glob(f"{path.stem}.*"):
                 file.unlink()
