@@ -23,7 +23,7 @@ setup(
     install_requires=[
         "absl-py>=2.3",
         "clarabel>=0.11",
-        "h5py>=3.11",
+        "h5py>=3.14",
         "importlib_resources>=6.5",
         "keras>=3.15",
         "matplotlib>=3.10",

@@ -5,6 +5,7 @@ import pytest
 from absl import flags, logging
 from absl.testing import flagsaver
 from cobla_tf.third_party import convert_weights
+from cobla_tf.third_party import squeezenet as converter
 from cobla_tf.third_party.arrays import AS_IN_KERAS, OUT_H_W_IN, OUT_IN_H_W
 from cobla_tf.third_party.check import Check, read_check
 from cobla_tf.third_party.convert_weights import convert
@@ -144,8 +145,9 @@ def test_every_known_geometry_computes_something_else(squeeze):
         assert Check(check.images, logits).deviation(network) > 1e-2
 
 
-def test_outputs_of_other_weights_are_not_reproduced(tmp_path, squeeze):
+def test_outputs_of_other_weights_are_not_reproduced(tmp_path, squeeze, monkeypatch):
     model, check = squeeze
+    monkeypatch.setattr(converter, "product", lambda *modes: [("valid", "ceil", 1)])  # two geometries instead of 12
     source = write_npy(tmp_path / "arrays", published(model, GLUON.names("v1.1"), OUT_IN_H_W))
     with pytest.raises(ModelError, match=r"No known padding and pooling .* nearest is conv1 \w+, .* deviation of"):
         convert("squeezenet_v1.1", source, tmp_path / "s.keras", check=Check(check.images, check.outputs[:, ::-1]))
@@ -270,13 +272,21 @@ def test_vgg16_gives_the_logits_of_the_softmax_network(tmp_path, monkeypatch):
     converted, preprocessing = convert("vgg16", source, tmp_path / "v.keras", check=check)
     assert preprocessing == "caffe"
     assert_same(softmax(np.asarray(converted(check.images))), check.outputs)
-    with pytest.raises(ModelError, match="does not reproduce the given outputs"):
-        convert("vgg16", source, tmp_path / "v.keras", check=Check(check.images, check.outputs[:, ::-1]))
-    with pytest.raises(ModelError, match=r"gives 7 outputs, but the vectors are \[2, 32, 32, 3\] and \[2, 6\]"):
-        convert("vgg16", source, tmp_path / "v.keras", check=Check(check.images, check.outputs[:, :6]))
 
 
-# --- files and the command line
+# --- given vectors, files and the command line
+
+
+def test_a_check_that_fails_says_by_how_much():
+    model = randomised(ZOO["digits_cnn"]())
+    inputs = images(model)
+    outputs = np.asarray(model(inputs))
+    assert Check(inputs, outputs).require(model) < 1e-6
+    assert Check(inputs, softmax(outputs)).require(model) < 1e-6
+    with pytest.raises(ModelError, match="does not reproduce the given outputs, its deviation is"):
+        Check(inputs, outputs[:, ::-1]).require(model)
+    with pytest.raises(ModelError, match=r"gives 10 outputs, but the vectors are \[2, 8, 8, 1\] and \[2, 9\]"):
+        Check(inputs, outputs[:, :9]).require(model)
 
 
 @pytest.mark.parametrize(
