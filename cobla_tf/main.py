@@ -114,7 +114,7 @@ _EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORT
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Entry point: parse, compress, print; exits with 0, 1 (export failed), 2 (bad input), 130 (Ctrl-C), 143 (SIGTERM)."""
+    """Entry point: parse, compress, print; exits with 0, 1 (export failed), 2 (bad input), 130 or 143 (stopped)."""
     argv = sys.argv if argv is None else argv
     try:
         app.run(main, argv=_complete(argv), flags_parser=_parse)
