@@ -35,6 +35,7 @@ setup(
         "tabulate>=0.9",
         "tensorflow>=2.21",
         "tensorflow-datasets>=4.9.10",
+        "tqdm>=4.67",
     ],
     extras_require={
         "dev": ["pytest>=8.3", "ruff>=0.13"],

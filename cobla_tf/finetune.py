@@ -100,17 +100,10 @@ def training_backup(
     seed: int,
 ) -> TrainingBackup:
     """A backup for `train` with these arguments among the files of a run; `kind` names it."""
-    optimizer = make_optimizer(config).get_config()
-    key = digest(
-        model.get_weights(),
-        examples,
-        loss.description,
-        optimizer,
-        config.epochs,
-        config.learning_rate,
-        batch_size,
-        seed,
-    )
+    optimizer = make_optimizer(config)
+    settings = {**optimizer.get_config(), "name": type(optimizer).__name__}  # Keras counts optimisers in their names
+    schedule = (config.epochs, config.learning_rate, batch_size, seed)
+    key = digest(model.get_weights(), examples, loss.description, settings, schedule)
     return TrainingBackup(unfinished.path(f"{kind}.npz", key), key)
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.losses import Loss
 from cobla_tf.precision import products_in
+from cobla_tf.progress import bar
 from cobla_tf.report import Evaluation
 from cobla_tf.surgery import MaskedModel
 
@@ -93,7 +94,7 @@ class Objective:
         """
         self._masked.write(masks)
         squares = np.zeros(len(masks))
-        for image in sample.batches(1):
+        for image in bar(sample.batches(1), sample.size, "images"):
             squares += self._gradient(Sample(*image))[1] ** 2
         return squares / sample.size
 
@@ -154,7 +155,7 @@ def _steps(
 
 def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
     """Batches as tensors, images in the dtype of the model's input."""
-    for images, labels in examples.batches(batch_size):
+    for images, labels in bar(examples.batches(batch_size), -(-examples.size // batch_size), "batches"):
         yield tf.convert_to_tensor(images.astype(model.inputs[0].dtype, copy=False)), tf.convert_to_tensor(labels)
 
 

@@ -19,19 +19,19 @@ from cobla_tf.export import FILE_NAMES, export_model, replace_with
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
 from cobla_tf.notes import left_from_before, lost_attributes, untrained
-from cobla_tf.objective import Objective
 from cobla_tf.plan import Plan, make_plan
 from cobla_tf.precision import products_in
+from cobla_tf.progress import doing
 from cobla_tf.provenance import budget_reports, command, fingerprint, site_reports, versions
-from cobla_tf.recorded import RecordedObjective, evaluate_recorded
-from cobla_tf.report import Evaluation, IterationRecord, Report
+from cobla_tf.recorded import evaluate_recorded
+from cobla_tf.report import Evaluation, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
 from cobla_tf.selection import COBLA, select_ranks
 from cobla_tf.solution import Solution, WarmStart
-from cobla_tf.solve import Solver
-from cobla_tf.surgery import mask_model, rebuild
+from cobla_tf.surgery import rebuild
 from cobla_tf.unfinished import Unfinished, held
+from cobla_tf.watched_solve import make_solver
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
 
@@ -99,7 +99,7 @@ def compress(
     asked = {"method": method, "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
     run = _Run(config, asked)
     with held(config.output_dir):
-        with run.clock("checks and decomposition"):
+        with run.clock("checks and decomposition"), doing("checks and decomposition"):
             plan = make_plan(
                 model,
                 dataset,
@@ -179,26 +179,8 @@ class _Run:
         return solution
 
     def _solve(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Solution:
-        config, sites = self.config, plan.sites
-        budgeted = np.isfinite(plan.limits)
-        masked = mask_model(model, sites, config.solve.gradient)
-        probe = plan.train_set.probe()
-        objective = RecordedObjective(
-            Objective(masked, plan.loss, config.batch_size, probe, plan.precision), self.journal
-        )
-        solver = Solver(
-            objective=objective,
-            examples=plan.train_set,
-            sigmas=sites.sigmas,
-            costs=plan.costs.take(budgeted),
-            limits=plan.limits[budgeted],
-            config=config.solve,
-            qp_solver=plan.qp_solver,
-            rng=np.random.default_rng(config.seed),
-            on_record=_log_iteration,
-            warm=warm,
-            clock=self.journal.clock,
-        )
+        solver = make_solver(model, plan, self.config, self.journal, warm)
+        objective = solver.objective
         with self.clock("solve: the optimiser itself"):
             solution = solver.run()
         self.seconds["solve: losses and gradients"] = objective.seconds
@@ -217,7 +199,7 @@ class _Run:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + self.journal.clock() - began
 
     def _evaluate(self, stage: str, run: Callable[[], Evaluation]) -> None:
-        with self.clock("evaluation"):
+        with self.clock("evaluation"), doing(f"evaluation: {stage}"):
             self.evaluations[stage] = run()
         result = self.evaluations[stage]
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
@@ -288,12 +270,3 @@ def _log_budgets(plan: Plan) -> None:
     for name, limit, total in zip(plan.costs.resources, plan.limits, plan.costs.totals(), strict=True):
         text = f"{limit / total:.2%} of the original" if np.isfinite(limit) else "none, only reported"
         logging.info("budget on %s: %s", name, text)
-
-
-def _log_iteration(record: IterationRecord) -> None:
-    use = " ".join(f"{name} {share:.1%}" for name, share in record.budget_use.items())
-    logging.info(
-        "%s, iteration %d: loss %.4f, judged %.4f, predicted decrease %.1e, step %.2g, %s, %.1f s",
-        record.phase, record.iteration, record.loss, record.judged, record.predicted_decrease, record.step, use,
-        record.seconds,
-    )  # fmt: skip

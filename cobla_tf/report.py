@@ -50,7 +50,8 @@ class IterationRecord:
     `images` counts each image once for every gradient that was taken on it.
 
     `prices` holds the multipliers of the budget rows: by how much about the loss on the sample would fall if a budget
-    were wider by one per cent of the original cost; empty where no budget was in play.
+    were wider by one per cent of the original cost; empty where no budget was in play. `ranks` holds the sums of the
+    sites' masks; empty where the ranks are fixed.
     """
 
     phase: str
@@ -66,6 +67,7 @@ class IterationRecord:
     images: int
     qp_residual: float
     prices: dict[str, float] = field(default_factory=dict)
+    ranks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

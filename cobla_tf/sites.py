@@ -12,6 +12,7 @@ from cobla_tf.decomposition import Decomposition, decompose
 from cobla_tf.errors import ConfigError, ModelError
 from cobla_tf.graph import Call, check_model, record_calls
 from cobla_tf.layout import Layout
+from cobla_tf.progress import bar
 from cobla_tf.report import SkippedLayer
 
 
@@ -84,7 +85,7 @@ def find_sites(
     calls = _calls_by_layer(record_calls(model, input_shape))
     _check_patterns(exclude, [call for (call, *_) in calls])
     found, skipped = [], []
-    for uses in calls:
+    for uses in bar(calls, len(calls), "layers"):
         reason = _reason_to_skip(uses, exclude)
         if reason is None:
             found.append(_site(uses, scheme))

@@ -15,6 +15,8 @@ from cobla_tf.export import STAGE, check_writable
 
 FOLDER = "unfinished"
 LOCK = ".lock"
+PREVIOUS = ".previous"
+"""Ending of a file's older version."""
 
 _waiting: ContextVar[list["Unfinished"] | None] = ContextVar("waiting", default=None)
 
@@ -41,7 +43,7 @@ def held(output_dir: Path | None) -> Iterator[None]:
         ) from error
     with hold:
         if lock.lock_counter == 1:
-            for stage in output_dir.glob(f"{STAGE}*"):
+            for stage in (*output_dir.glob(f"{STAGE}*"), *(output_dir / FOLDER).glob(f"{STAGE}*")):
                 shutil.rmtree(stage, ignore_errors=True)
         yield
 
@@ -96,7 +98,7 @@ class Unfinished:
             waiting.append(self)
             return
         for path in self._used:
-            for file in path.parent.glob(f"{path.stem}.*"):
-                file.unlink()
+            for file in (path, path.with_suffix(PREVIOUS)):
+                file.unlink(missing_ok=True)
         if self._used and not any(self._used[0].parent.iterdir()):
             self._used[0].parent.rmdir()
