@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import Config
 from cobla_tf.errors import DataError
@@ -24,7 +25,7 @@ from cobla_tf.provenance import budget_reports, command, site_reports, versions
 from cobla_tf.report import Evaluation, IterationRecord, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
-from cobla_tf.selection import COBLA, select_ranks
+from cobla_tf.selection import COBLA, method_name, select_ranks
 from cobla_tf.solution import Solution
 from cobla_tf.solve import Solver
 from cobla_tf.surgery import mask_model, rebuild
@@ -57,7 +58,7 @@ def compress(
     exclude: Sequence[str] = (),
     validation: Any = None,
     loss: Any = None,
-    method: str = COBLA,
+    method: str | Method = COBLA,
     config: Config | None = None,
 ) -> Result:
     """Compress a trained CNN by low-rank approximation under hard budgets.
@@ -75,7 +76,7 @@ def compress(
             in-memory `dataset` is set apart and never optimised on.
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
         method: what selects the ranks: "cobla", or a published method in cobla_tf.baselines.RIVALS, under the same
-            budgets; some of these set their own cost and take no budgets.
+            budgets; some of these set their own cost and take no budgets. A `baselines.Method` is one of your own.
         config: everything else.
 
     The seed in `config` is set for Python, NumPy and TensorFlow alike.
@@ -86,7 +87,7 @@ def compress(
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
     budgets = merge_budgets(macs, params, budgets)
-    asked = {"method": method, "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
+    asked = {"method": method_name(method), "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
     run = _Run(config, asked)
     with run.clock("checks and decomposition"):
         plan = make_plan(
