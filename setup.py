@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "absl-py>=2.3",
         "clarabel>=0.11",
+        "filelock>=3.16",
         "importlib_resources>=6.5",
         "keras>=3.15",
         "matplotlib>=3.10",

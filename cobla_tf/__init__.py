@@ -8,6 +8,8 @@ _PUBLIC = {
     "Config": "cobla_tf.config",
     "SolveConfig": "cobla_tf.config",
     "FineTuneConfig": "cobla_tf.config",
+    "pareto": "cobla_tf.sweep",
+    "Curve": "cobla_tf.curve",
     "CoblaError": "cobla_tf.errors",
     "Resource": "cobla_tf.resources",
     "read_resources": "cobla_tf.resources",
@@ -15,8 +17,8 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "CoblaError", "Config", "FineTuneConfig", "Resource", "Result", "SolveConfig", "compress", "find_sites",
-    "read_resources",
+    "CoblaError", "Config", "Curve", "FineTuneConfig", "Resource", "Result", "SolveConfig", "compress", "find_sites",
+    "pareto", "read_resources",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ GRADIENTS = ("folded", "factored")
 STARTS = ("pos_cvx", "cptv", "ones")
 CURVATURES = ("fisher", "identity")
 ROUNDINGS = ("model", "random")
+PRECISIONS = ("bfloat16", "float32")
 EXPORTS = ("keras", "savedmodel", "litert")
 RANK_METHODS = (
     "cobla", "cptv", "pos_greedy", "pos_cvx", "r_vbmf", "signal_recovery", "signal_recovery_exact", "uniform", "energy",
@@ -59,6 +60,9 @@ class SolveConfig:
     """Free only the masks on which heuristics disagree between a stricter and a looser budget."""
     qp_solver: str = "auto"
     """'auto' takes MOSEK where a licence answers and the open solver elsewhere."""
+    precision: str = "bfloat16"
+    """Of the products in losses, gradients and fine-tuning: 'bfloat16' where the machine has it, else 'float32'.
+    Accuracies are always measured in the network's own precision."""
     memory: int = 30
     """BFGS pairs kept."""
     rounding: str = "model"
@@ -86,6 +90,7 @@ class SolveConfig:
         _require(self.curvature in CURVATURES, "curvature", f"one of {CURVATURES}", self.curvature)
         _require(self.rounding in ROUNDINGS, "rounding", f"one of {ROUNDINGS}", self.rounding)
         _require(self.start in STARTS, "start", f"one of {STARTS}", self.start)
+        _require(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self.precision)
         _require(self.qp_solver in QP_SOLVERS, "qp_solver", f"one of {QP_SOLVERS}", self.qp_solver)
 
     def sample_size(self, examples: int) -> int:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from cobla_tf.digest import digest
 from cobla_tf.errors import DataError
 
 Array = np.ndarray
@@ -35,6 +37,11 @@ class Sample:
     def size(self) -> int:
         """N."""
         return len(self.images)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What stands for all images and labels; taken once, about a second a GiB."""
+        return digest(self.images, self.labels)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Consecutive batches, the last one possibly smaller."""
@@ -101,6 +108,11 @@ class Stream:
     dataset: Any
     size: int
     _endless: Iterator[Batch] | None = field(default=None, repr=False)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What stands for the data set as far as is known without a pass: its size and its first few examples."""
+        return digest(self.size, self.probe())
 
     def rebatched(self, batch_size: int) -> Any:
         """The dataset in batches of another size."""

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from absl import logging
 
 from cobla_tf.config import EXPORTS
-from cobla_tf.errors import ConfigError, OutputError
+from cobla_tf.errors import ConfigError, OutputError, first_line
 from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
 
+STAGE = ".writing-"
+"""How the names of folders begin in which files are made before they take their place."""
 FILE_NAMES = {"keras": "compressed.keras", "savedmodel": "saved_model", "litert": "compressed.tflite"}
 
 
@@ -75,8 +77,19 @@ def replace_with(target: Path, write: Callable[[Path], None]) -> Path:
     """Let `write` make a file or folder beside the target, and put it there once it is complete.
 
     Whatever `write` raises passes through, and the target then stays as it was.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written any more.
     """
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as stage:
+    try:
+        return _replace_with(target, write)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise OutputError(f"{target} cannot be written ({reason}); make room for it and try again.") from error
+
+
+def _replace_with(target: Path, write: Callable[[Path], None]) -> Path:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{STAGE}{target.name}-") as stage:
         new, old = Path(stage, "new", target.name), Path(stage, "old")
         new.parent.mkdir()
         write(new)

@@ -6,12 +6,16 @@ from difflib import get_close_matches
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from cobla_tf.config import FineTuneConfig
+from cobla_tf.digest import digest
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.losses import Loss
+from cobla_tf.training_backup import TrainingBackup
+from cobla_tf.unfinished import Unfinished
 from cobla_tf.yellowfin import YellowFin
 
 CLIP_NORM = 1.0
@@ -39,7 +43,14 @@ def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
 
 
 def train(
-    model: keras.Model, examples: Examples, loss: Loss, config: FineTuneConfig, batch_size: int, progress: bool
+    model: keras.Model,
+    examples: Examples,
+    loss: Loss,
+    config: FineTuneConfig,
+    batch_size: int,
+    progress: bool,
+    seed: int = 0,
+    backup: TrainingBackup | None = None,
 ) -> tuple[dict[str, float], ...]:
     """Train a model in place.
 
@@ -51,6 +62,8 @@ def train(
         config: epochs, optimiser and learning rate.
         batch_size: images a step.
         progress: whether to show Keras' progress bar.
+        seed: of the order of the examples in each epoch; a stream has its own.
+        backup: where the state after every epoch is kept, and from which training goes on; None keeps none.
 
     Returns:
         one record an epoch; that of an epoch in which training diverged has a loss that is not finite.
@@ -60,17 +73,45 @@ def train(
     steps = -(-examples.size // batch_size) * config.epochs
     optimizer = _scheduled(config, steps)
     model.compile(optimizer=optimizer, loss=loss.function, metrics=["accuracy"] if loss.labels != "other" else [])
-    best = BestWeights()
-    history = model.fit(
-        **_inputs(model, examples, batch_size),
-        epochs=config.epochs,
-        verbose="auto" if progress else 0,
-        callbacks=[keras.callbacks.TerminateOnNaN(), best],
-    )
+    best, backup = BestWeights(), backup or TrainingBackup()
+    done = backup.restore(model, best)
+    if done < config.epochs:
+        model.fit(
+            **_inputs(model, examples, batch_size, (seed, done)),
+            initial_epoch=done,
+            epochs=config.epochs,
+            verbose="auto" if progress else 0,
+            shuffle=False,  # the data are shuffled already
+            callbacks=[keras.callbacks.TerminateOnNaN(), best, backup],
+        )
     if best.diverged_in is not None:
         logging.warning("%s", best.restore())
-    records = [dict(zip(history.history, row, strict=True)) for row in zip(*history.history.values(), strict=True)]
-    return tuple({name: float(value) for name, value in record.items()} for record in records)
+    return tuple(backup.history)
+
+
+def training_backup(
+    unfinished: Unfinished,
+    kind: str,
+    model: keras.Model,
+    examples: Examples,
+    loss: Loss,
+    config: FineTuneConfig,
+    batch_size: int,
+    seed: int,
+) -> TrainingBackup:
+    """A backup for `train` with these arguments among the files of a run; `kind` names it."""
+    optimizer = make_optimizer(config).get_config()
+    key = digest(
+        model.get_weights(),
+        examples,
+        loss.description,
+        optimizer,
+        config.epochs,
+        config.learning_rate,
+        batch_size,
+        seed,
+    )
+    return TrainingBackup(unfinished.path(f"{kind}.npz", key), key)
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -84,12 +125,13 @@ class BestWeights(keras.callbacks.Callback):
     def __init__(self) -> None:
         """Nothing remembered yet."""
         super().__init__()
-        self.epoch = 0
+        self.epoch, self.loss = 0, math.inf
+        self.weights: list[np.ndarray] | None = None
         self.diverged_in: int | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Remember the weights from before."""
-        self.weights, self.loss = self.model.get_weights(), math.inf
+        """Remember the weights from before, unless better ones are remembered."""
+        self.weights = self.weights or self.model.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Remember these weights if they are the best, or stop if they are of no use."""
@@ -137,8 +179,27 @@ def _scheduled(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer
     return optimizer
 
 
-def _inputs(model: keras.Model, examples: Examples, batch_size: int) -> dict:
-    if isinstance(examples, Sample):
-        images = examples.images.astype(model.inputs[0].dtype, copy=False)
-        return {"x": images, "y": examples.labels, "batch_size": batch_size}
-    return {"x": examples.rebatched(batch_size)}
+def _inputs(model: keras.Model, examples: Examples, batch_size: int, order: tuple[int, int]) -> dict:
+    if not isinstance(examples, Sample):
+        return {"x": examples.rebatched(batch_size)}
+    images = examples.images.astype(model.inputs[0].dtype, copy=False)
+    return {
+        "x": _epochs((images, examples.labels), batch_size, *order),
+        "steps_per_epoch": -(-examples.size // batch_size),
+    }
+
+
+def _epochs(arrays: tuple[np.ndarray, np.ndarray], batch_size: int, seed: int, first: int) -> tf.data.Dataset:
+    """Batches of all epochs from `first` on, each in an order that follows from seed and epoch alone."""
+
+    def order(epoch: tf.Tensor) -> tf.data.Dataset:
+        places = tf.random.experimental.stateless_shuffle(tf.range(len(arrays[0])), seed=[seed, epoch])
+        return tf.data.Dataset.from_tensor_slices(places).batch(batch_size)
+
+    def gather(places: tf.Tensor, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return tuple(tf.gather(part, places) for part in whole)
+
+    places = tf.data.Dataset.range(first, tf.int64.max).flat_map(order)
+    whole = tf.data.Dataset.from_tensors(arrays).repeat()  # not a constant of the graph, which may have 2 GiB
+    batches = tf.data.Dataset.zip((places, whole)).map(gather, tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(tf.data.AUTOTUNE)

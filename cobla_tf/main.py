@@ -5,6 +5,7 @@ Without --model, --dataset and --flagfile it compresses a small network for scik
 
 import logging as python_logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from cobla_tf.config import (
     CURVATURES,
     EXPORTS,
     GRADIENTS,
+    PRECISIONS,
     QP_SOLVERS,
     RANK_METHODS,
     ROUNDINGS,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from cobla_tf.pipeline import Result
     from cobla_tf.plan import Plan
+    from cobla_tf.unfinished import Unfinished
 
 DEFAULT_FLAGFILE = "digits.flags"
 HELP = {"help", "helpfull", "helpshort", "helpxml", "h", "?"}
@@ -97,6 +100,9 @@ _DRAWS = flags.DEFINE_integer("draws", SolveConfig.draws, "Feasible draws of the
 _REFINE = flags.DEFINE_integer(
     "refine_iterations", SolveConfig.refine_iterations, "Iterations that re-scale the kept terms, ranks fixed.", 0
 )
+_PRECISION = flags.DEFINE_enum(
+    "precision", SolveConfig.precision, PRECISIONS, "Of products in gradients and fine-tuning, never of accuracies."
+)
 _QP_SOLVER = flags.DEFINE_enum("qp_solver", "auto", QP_SOLVERS, "auto takes MOSEK where its licence answers.")
 _SEED = flags.DEFINE_integer("seed", 0, "Fixes every choice by chance.", 0)
 _PRETRAIN = flags.DEFINE_integer("pretrain_epochs", 0, "Epochs of training before anything else.", 0)
@@ -112,7 +118,7 @@ _EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORT
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Entry point: parse, compress, print; exits with 0, 1 (an export failed), 2 (bad input) or 130 (Ctrl-C)."""
+    """Entry point: parse, compress, print; exits with 0, 1 (export failed), 2 (bad input), 130 or 143 (stopped)."""
     argv = sys.argv if argv is None else argv
     try:
         app.run(main, argv=_complete(argv), flags_parser=_parse)
@@ -128,15 +134,21 @@ def main(argv: list[str]) -> int:
     """Run what the flags say."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         if argv[1:]:
             raise ConfigError(f"expected flags only, got {argv[1:]}; --help lists them.")
-        result = _compress(_config())
+        config = _config()
+        from cobla_tf.unfinished import held
+
+        with held(config.output_dir):
+            result = _compress(config)
     except CoblaError as error:
         return _fail(error)
-    except KeyboardInterrupt:
-        print("cobla_tf: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print("cobla_tf: stopped; the same command goes on where it was", file=sys.stderr)
+        return 128 + (stop.args or (signal.SIGINT,))[0]
     print(f"\n{result.report}")
     return 1 if result.report.failures else 0
 
@@ -146,6 +158,11 @@ def _complete(argv: list[str]) -> list[str]:
     if not ({"model", "dataset", "flagfile"} | HELP) & _names(argv):
         argv = [argv[0], f"{OPTIONS[0]}={DEFAULT_FLAGFILE}", *argv[1:]]
     return resolve_flagfiles(argv)
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Python comes to this between two batches: what it waits for in TensorFlow is finished first."""
+    raise KeyboardInterrupt(number)
 
 
 def _names(argv: list[str]) -> set[str]:
@@ -177,6 +194,7 @@ def _config() -> Config:
             continuation=_CONTINUATION.value,
             rounding=_ROUNDING.value,
             band=_BAND.value,
+            precision=_PRECISION.value,
             qp_solver=_QP_SOLVER.value,
             draws=_DRAWS.value,
             refine_iterations=_REFINE.value,
@@ -201,13 +219,12 @@ def _compress(config: Config) -> "Result":
     import keras
 
     from cobla_tf.datasets import load_dataset
-    from cobla_tf.export import check_writable
     from cobla_tf.graph import check_model
     from cobla_tf.models import load_model
     from cobla_tf.pipeline import compress
     from cobla_tf.plan import make_plan
+    from cobla_tf.unfinished import Unfinished
 
-    check_writable(config.output_dir)
     keras.utils.set_random_seed(config.seed)
     model = load_model(_MODEL.value, _WEIGHTS.value, will_train=_PRETRAIN.value > 0)
     check_model(model)
@@ -229,12 +246,14 @@ def _compress(config: Config) -> "Result":
         "loss": _LOSS.value,
         "config": config,
     }
-    train_set = data.train
+    train_set, unfinished = data.train, Unfinished(config.output_dir)
     if _PRETRAIN.value:
         plan = make_plan(model, train_set, **shared)
         train_set, shared["validation"] = plan.train_set, plan.held_out  # as they were read: no second pass
-        _pretrain(model, plan, config)
-    return compress(model, train_set, **shared)
+        _pretrain(model, plan, config, unfinished)
+    result = compress(model, train_set, **shared)
+    unfinished.remove()
+    return result
 
 
 def _costs() -> dict[str, Any]:
@@ -268,13 +287,15 @@ def _warnings_only() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _pretrain(model: "keras.Model", plan: "Plan", config: Config) -> None:
+def _pretrain(model: "keras.Model", plan: "Plan", config: Config, unfinished: "Unfinished") -> None:
     from cobla_tf.export import replace_with
-    from cobla_tf.finetune import train
+    from cobla_tf.finetune import train, training_backup
 
     schedule = FineTuneConfig(_PRETRAIN.value, config.fine_tune.optimizer, config.fine_tune.learning_rate)
     logging.info("training %s for %d epochs", model.name, _PRETRAIN.value)
-    train(model, plan.train_set, plan.loss, schedule, config.batch_size, progress=sys.stderr.isatty())
+    training = (model, plan.train_set, plan.loss, schedule, config.batch_size)
+    backup = training_backup(unfinished, "pretraining", *training, config.seed)
+    train(*training, sys.stderr.isatty(), config.seed, backup)
     path = replace_with(config.output_dir / "pretrained.keras", model.save)
     logging.info("the trained network lies in %s", path)
 

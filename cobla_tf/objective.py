@@ -11,24 +11,26 @@ import tensorflow as tf
 
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.losses import Loss
+from cobla_tf.precision import products_in
 from cobla_tf.report import Evaluation
 from cobla_tf.surgery import MaskedModel
 
 Array = np.ndarray
 
 
-def _timed(evaluate: Callable) -> Callable:
-    """Add the time of a method to `self.seconds`."""
+def _computed(evaluate: Callable) -> Callable:
+    """Multiply in `self.precision`, and add the time of a method to `self.seconds`."""
 
     @wraps(evaluate)
-    def timed(self: "Objective", *args: Any) -> Any:
+    def computed(self: "Objective", *args: Any) -> Any:
         began = time.perf_counter()
         try:
-            return evaluate(self, *args)
+            with products_in(self.precision):
+                return evaluate(self, *args)
         finally:
             self.seconds += time.perf_counter() - began
 
-    return timed
+    return computed
 
 
 class Objective:
@@ -42,14 +44,18 @@ class Objective:
         loss: from losses.resolve_loss.
         batch_size: images a step.
         probe: a few examples, for the form of a batch: one trace serves all batch sizes.
+        precision: of products, but for evaluate(), from precision.resolve_precision.
 
     Attributes:
         seen: images that gradients were taken on so far, one count an image and gradient.
         seconds: spent in losses, gradients and curvature so far.
     """
 
-    def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample) -> None:
+    def __init__(
+        self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample, precision: str = "float32"
+    ) -> None:
         """Trace both steps."""
+        self.precision = precision
         self._masked = masked
         self._loss = loss
         self._batch_size = batch_size
@@ -58,13 +64,13 @@ class Objective:
         self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, _signature(masked.model, probe))
 
-    @_timed
+    @_computed
     def value(self, masks: Array, sample: Sample) -> float:
         """E(m) on a sample, for masks float64 [n]."""
         self._masked.write(masks)
         return self._mean(self._loss_step, sample)
 
-    @_timed
+    @_computed
     def values(self, masks: Array, sample: Sample, groups: int) -> Array:
         """E(m) on up to `groups` equal parts of a sample, the last possibly smaller: its spread; float64 [parts]."""
         self._masked.write(masks)
@@ -72,13 +78,13 @@ class Objective:
         parts = (Sample(*part) for part in sample.batches(size))
         return np.array([self._mean(self._loss_step, part) for part in parts])
 
-    @_timed
+    @_computed
     def gradient(self, masks: Array, sample: Sample) -> tuple[float, Array]:
         """E(m) and dE/dm, float64 [n], on a sample."""
         self._masked.write(masks)
         return self._gradient(sample)
 
-    @_timed
+    @_computed
     def fisher(self, masks: Array, sample: Sample) -> Array:
         """Diagonal of the empirical Fisher matrix, float64 [n]: the mean over images of (dE_i/dm_j)^2.
 
@@ -91,7 +97,7 @@ class Objective:
             squares += self._gradient(Sample(*image))[1] ** 2
         return squares / sample.size
 
-    @_timed
+    @_computed
     def constant_loss(self, masks: Array, sample: Sample) -> float:
         """Loss of the network's mean output given for every image: what a network that sees nothing can reach."""
         self._masked.write(masks)

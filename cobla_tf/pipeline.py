@@ -2,9 +2,8 @@
 
 import dataclasses
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,20 +14,25 @@ from absl import logging
 from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import Config
+from cobla_tf.digest import digest
 from cobla_tf.errors import DataError
 from cobla_tf.export import FILE_NAMES, export_model, replace_with
-from cobla_tf.finetune import train
+from cobla_tf.finetune import train, training_backup
+from cobla_tf.journal import Journal
 from cobla_tf.notes import left_from_before, lost_attributes, untrained
-from cobla_tf.objective import Objective, evaluate
+from cobla_tf.objective import Objective
 from cobla_tf.plan import Plan, make_plan
-from cobla_tf.provenance import budget_reports, command, site_reports, versions
+from cobla_tf.precision import products_in
+from cobla_tf.provenance import budget_reports, command, fingerprint, site_reports, versions
+from cobla_tf.recorded import RecordedObjective, evaluate_recorded
 from cobla_tf.report import Evaluation, IterationRecord, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
 from cobla_tf.selection import COBLA, method_name, select_ranks
-from cobla_tf.solution import Solution
+from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.solve import Solver
 from cobla_tf.surgery import mask_model, rebuild
+from cobla_tf.unfinished import Unfinished, held
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
 
@@ -40,10 +44,12 @@ class Result:
     Attributes:
         model: the compressed network, of built-in layers only; fine-tuned where that was asked for.
         report: what was done, per site and in total.
+        warm: what a solve for other budgets on the same sites can start from; None where nothing was optimised.
     """
 
     model: keras.Model
     report: Report
+    warm: WarmStart | None = None
 
 
 def compress(
@@ -59,6 +65,7 @@ def compress(
     validation: Any = None,
     loss: Any = None,
     method: str | Method = COBLA,
+    warm: WarmStart | None = None,
     config: Config | None = None,
 ) -> Result:
     """Compress a trained CNN by low-rank approximation under hard budgets.
@@ -77,9 +84,12 @@ def compress(
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
         method: what selects the ranks: "cobla", or a published method in cobla_tf.baselines.RIVALS, under the same
             budgets; some of these set their own cost and take no budgets. A `baselines.Method` is one of your own.
+        warm: `Result.warm` of a compression of the same model, scheme and layers under other budgets, best somewhat
+            looser ones: the solve starts from there and takes fewer gradients.
         config: everything else.
 
-    The seed in `config` is set for Python, NumPy and TensorFlow alike.
+    The seed in `config` is set for Python, NumPy and TensorFlow alike. With an `output_dir`, the same call made again
+    after an interruption goes on where that one had come to.
 
     Raises:
         CoblaError: bad input, found before any work, with one sentence that says what to do.
@@ -89,20 +99,23 @@ def compress(
     budgets = merge_budgets(macs, params, budgets)
     asked = {"method": method_name(method), "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
     run = _Run(config, asked)
-    with run.clock("checks and decomposition"):
-        plan = make_plan(
-            model,
-            dataset,
-            budgets=budgets,
-            resources=resources,
-            scheme=scheme,
-            exclude=exclude,
-            validation=validation,
-            loss=loss,
-            config=config,
-            method=method,
-        )
-    return run.compress(model, plan)
+    with held(config.output_dir):
+        with run.clock("checks and decomposition"):
+            plan = make_plan(
+                model,
+                dataset,
+                budgets=budgets,
+                resources=resources,
+                scheme=scheme,
+                exclude=exclude,
+                validation=validation,
+                loss=loss,
+                config=config,
+                method=method,
+            )
+        if warm is not None:
+            warm.check(plan.sites.layout.size)
+        return run.compress(model, plan, warm)
 
 
 @dataclass
@@ -115,22 +128,42 @@ class _Run:
     notes: list[str] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    journal: Journal = field(default_factory=lambda: Journal(None, {}))
 
-    def compress(self, model: keras.Model, plan: Plan) -> Result:
+    def compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Result:
+        """Go on where an earlier attempt had come to, if there was one."""
+        unfinished = Unfinished(self.config.output_dir)
+        if self.config.output_dir is not None:
+            with self.clock("checks and decomposition"):
+                header = fingerprint(model, plan, self.asked, self.config)
+                self.journal = Journal(unfinished.path("solve.journal", digest(sorted(header.items()))), header)
+        with closing(self.journal):
+            result = self._compress(model, plan, warm, unfinished)
+        unfinished.remove()
+        return result
+
+    def _compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None, unfinished: Unfinished) -> Result:
         """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
-        batch_size = self.config.batch_size
         self.notes += lost_attributes(plan.sites)
         _log_budgets(plan)
-        self._evaluate("original", lambda: evaluate(model, plan.held_out, plan.loss, batch_size))
+        self._evaluate("original", lambda: self._judge(model, plan))
         self._judge_original(model)
-        solution = self._solve(model, plan) if plan.method == COBLA else self._select(model, plan)
+        solution = self._solve(model, plan, warm) if plan.method == COBLA else self._select(model, plan)
         rounded = solution.rounded
         with self.clock("rebuild"):
             compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
-        self._evaluate("compressed", lambda: evaluate(compressed, plan.held_out, plan.loss, batch_size))
-        history = self._fine_tune(compressed, plan)
+        self._evaluate("compressed", lambda: self._judge(compressed, plan))
+        history = self._fine_tune(compressed, plan, unfinished)
+        if self.journal.replayed:
+            self.notes.append(
+                f"resumed: {self.journal.replayed} losses, gradients and evaluations are of an earlier attempt; the "
+                "times include theirs"
+            )
         report = self._report((model, compressed), plan, solution, history)
-        return Result(compressed, self._write(compressed, report))
+        return Result(compressed, self._write(compressed, report), solution.warm)
+
+    def _judge(self, model: keras.Model, plan: Plan) -> Evaluation:
+        return evaluate_recorded(self.journal, model, plan.held_out, plan.loss, self.config.batch_size)
 
     def _judge_original(self, model: keras.Model) -> None:
         original = self.evaluations["original"]
@@ -142,15 +175,18 @@ class _Run:
 
     def _select(self, model: keras.Model, plan: Plan) -> Solution:
         with self.clock("solve"):
-            solution = select_ranks(model, plan, self.config)
+            solution = select_ranks(model, plan, self.config, self.journal)
         logging.info("%s", solution.status)
         return solution
 
-    def _solve(self, model: keras.Model, plan: Plan) -> Solution:
+    def _solve(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Solution:
         config, sites = self.config, plan.sites
         budgeted = np.isfinite(plan.limits)
         masked = mask_model(model, sites, config.solve.gradient)
-        objective = Objective(masked, plan.loss, config.batch_size, plan.train_set.probe())
+        probe = plan.train_set.probe()
+        objective = RecordedObjective(
+            Objective(masked, plan.loss, config.batch_size, probe, plan.precision), self.journal
+        )
         solver = Solver(
             objective=objective,
             examples=plan.train_set,
@@ -161,6 +197,8 @@ class _Run:
             qp_solver=plan.qp_solver,
             rng=np.random.default_rng(config.seed),
             on_record=_log_iteration,
+            warm=warm,
+            clock=self.journal.clock,
         )
         with self.clock("solve: the optimiser itself"):
             solution = solver.run()
@@ -173,11 +211,11 @@ class _Run:
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
         """Add the time spent inside to a stage's seconds."""
-        began = time.perf_counter()
+        began = self.journal.clock()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + self.journal.clock() - began
 
     def _evaluate(self, stage: str, run: Callable[[], Evaluation]) -> None:
         with self.clock("evaluation"):
@@ -186,18 +224,23 @@ class _Run:
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
         logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
 
-    def _fine_tune(self, model: keras.Model, plan: Plan) -> tuple[dict[str, float], ...]:
+    def _fine_tune(self, model: keras.Model, plan: Plan, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
         config = self.config
         if not config.fine_tune.epochs:
             return ()
         if config.output_dir is not None:
             path = replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)
             self.files["before fine-tuning"] = str(path)
-        with self.clock("fine-tuning"):
-            history = train(model, plan.train_set, plan.loss, config.fine_tune, config.batch_size, sys.stderr.isatty())
+        with self.clock("fine-tuning"), products_in(plan.precision):
+            training = (model, plan.train_set, plan.loss, config.fine_tune, config.batch_size)
+            backup = training_backup(unfinished, "fine_tuning", *training, config.seed)
+            history = train(*training, sys.stderr.isatty(), config.seed, backup)
+        self.seconds["fine-tuning"] += backup.seconds
+        if backup.restored:
+            self.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")
         if not all(np.isfinite(epoch["loss"]) for epoch in history):
             self.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
-        self._evaluate("fine-tuned", lambda: evaluate(model, plan.held_out, plan.loss, config.batch_size))
+        self._evaluate("fine-tuned", lambda: self._judge(model, plan))
         return history
 
     def _report(
@@ -216,6 +259,7 @@ class _Run:
             skipped=plan.sites.skipped,
             iterations=solution.records,
             qp_solver=plan.qp_solver,
+            precision=plan.precision,
             status=solution.status,
             evaluations=self.evaluations,
             evaluated_on=plan.evaluated_on,

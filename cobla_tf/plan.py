@@ -17,6 +17,7 @@ from cobla_tf.export import check_writable
 from cobla_tf.finetune import make_optimizer
 from cobla_tf.graph import check_model
 from cobla_tf.losses import Loss, check_images, check_labels, resolve_loss
+from cobla_tf.precision import resolve_precision
 from cobla_tf.qp import resolve_solver
 from cobla_tf.resources import Resource, add_resources, check_resources
 from cobla_tf.selection import COBLA, check_method, needs_sample, takes_budgets
@@ -39,6 +40,7 @@ class Plan:
         loss: how the network is judged.
         qp_solver: a resolved back end; "none" where nothing is optimised.
         method: what selects the ranks, a name in RANK_METHODS or one of the caller's own.
+        precision: of products in gradients and fine-tuning, resolved.
     """
 
     train_set: Examples
@@ -50,6 +52,7 @@ class Plan:
     loss: Loss
     qp_solver: str
     method: str | Method
+    precision: str
 
 
 def make_plan(
@@ -88,7 +91,8 @@ def make_plan(
     sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))
     costs = add_resources(sites.costs, sites.names, resources, [layer.name for layer in sites.skipped])
     limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)
-    return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method)
+    precision = resolve_precision(config.solve.precision)
+    return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method, precision)
 
 
 def _split(dataset: Any, validation: Any, seed: int) -> tuple[Examples, Examples, str]:

@@ -24,7 +24,7 @@ PER_CENT = FuncFormatter(lambda share, position: f"{100 * share:.4g} %")
 
 def convergence_figure(report: Report) -> Figure:
     """Loss (upper panel) and share of each budget used (lower panel) over the SQP iterations, phases marked."""
-    figure = _figure(width=8.0, height=5.4)
+    figure = empty_figure(width=8.0, height=5.4)
     figure.suptitle(f"{report.model}: convergence", x=0.01, ha="left", fontsize=11)
     if not report.iterations:
         figure.text(0.5, 0.5, "no SQP iterations", ha="center", color=GREY)
@@ -48,7 +48,7 @@ def sites_figure(report: Report) -> Figure:
 def shares_figure(model: str, sites: Sequence[SiteReport]) -> Figure:
     """The same of sites by themselves, in network order, under the model's name."""
     count = len(sites)
-    figure = _figure(width=8.0, height=1.5 + 0.24 * max(count, 2))
+    figure = empty_figure(width=8.0, height=1.5 + 0.24 * max(count, 2))
     figure.suptitle(f"{model}: MACs kept at each site", x=0.01, ha="left", fontsize=11)
     axes = figure.subplots()
     _draw_shares(axes, sites)
@@ -65,14 +65,15 @@ def save_png(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
     """An empty figure in inches on the Agg canvas, which needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """No frame but the two axes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9, colors="#333333")
 
@@ -83,7 +84,7 @@ def _draw_losses(axes: Axes, report: Report) -> None:
     positive = [loss for loss in losses if 0 < loss < float("inf")]
     if positive and max(positive) > 20 * min(positive):
         axes.set_yscale("log")
-    _plain(axes)
+    plain(axes)
 
 
 def _draw_budget_use(axes: Axes, report: Report) -> None:
@@ -102,7 +103,7 @@ def _draw_budget_use(axes: Axes, report: Report) -> None:
     axes.yaxis.set_major_formatter(PER_CENT)
     axes.margins(y=0.15)
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4)
-    _plain(axes)
+    plain(axes)
 
 
 def _mark_phases(upper: Axes, lower: Axes, report: Report) -> None:
@@ -146,7 +147,7 @@ def _draw_shares(axes: Axes, sites: Sequence[SiteReport]) -> None:
         axes.annotate(_label(site), **place, fontsize=8, bbox={"color": "white", "pad": 1})
     axes.set_xlim(0, 1.35 * max([1.0, *shares]))
     axes.tick_params(axis="y", length=0)
-    _plain(axes)
+    plain(axes)
 
 
 def _draw_total(axes: Axes, sites: Sequence[SiteReport]) -> None:

@@ -1,16 +1,23 @@
 """Parts of a report: what the solution costs, and what it takes to repeat it."""
 
+import dataclasses
 import platform
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cobla_tf.config import Config
+from cobla_tf.digest import digest
 from cobla_tf.plan import Plan
 from cobla_tf.report import BudgetReport, SiteReport
 from cobla_tf.solution import Solution
+
+if TYPE_CHECKING:
+    import keras
 
 PACKAGES = ("cobla-tf", "tensorflow", "keras", "numpy", "scipy", "mosek", "clarabel")
 
@@ -61,3 +68,29 @@ def command() -> str:
     if Path(sys.argv[0]).parts[-2:] != ("cobla_tf", "main.py"):
         return ""
     return shlex.join(["python", "-m", "cobla_tf.main", *sys.argv[1:]])
+
+
+def fingerprint(model: "keras.Model", plan: Plan, asked: dict[str, Any], config: Config) -> dict[str, Any]:
+    """All that the ranks depend on, to go as JSON; of what is large only a digest.
+
+    The loss of the first few training images stands for the graph of the model and the code of its loss.
+    """
+    probe, costs = plan.train_set.probe(), plan.costs
+    outputs = model(probe.images.astype(model.inputs[0].dtype, copy=False), training=False)
+    digests = {
+        "weights": model.get_weights(),
+        "training images": plan.train_set,
+        "held-out images": plan.held_out,
+        "costs": [costs.original, costs.base, costs.per_rank, plan.limits],
+    }
+    return {
+        **{name: str(value) for name, value in asked.items()},
+        **{name: str(value) for name, value in dataclasses.asdict(config.solve).items()},
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "qp_solver": plan.qp_solver,
+        "precision": plan.precision,
+        "loss": f"{plan.loss.description}, {float(plan.loss.total(probe.labels, outputs)):.4g} on the first images",
+        **{name: digest(content).hex() for name, content in digests.items()},
+        **versions(),
+    }

@@ -120,6 +120,7 @@ class Report:
     failures: dict[str, str] = field(default_factory=dict)
     model_params: tuple[int, int] = (0, 0)
     command: str = ""
+    precision: str = "float32"
 
     def to_json(self) -> str:
         """All fields as standard JSON; NaN and infinities become null, paths become strings."""
@@ -165,7 +166,8 @@ class Report:
         last = self.iterations[-1] if self.iterations else None
         passes = f", {last.gradients} gradients, {last.values} losses" if last else ""
         total = sum(self.seconds.values())
-        return f"{len(self.iterations)} SQP iterations{passes}, QP solver {self.qp_solver}, {total:.1f} s in all"
+        how = f"products in {self.precision}, QP solver {self.qp_solver}"
+        return f"{len(self.iterations)} SQP iterations{passes}, {how}, {total:.1f} s in all"
 
     def prices(self) -> str:
         """One line: what a wider budget would buy, from the last iteration that had one."""

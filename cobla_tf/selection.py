@@ -13,6 +13,7 @@ from cobla_tf.budgets import Budgets, check_budgets
 from cobla_tf.config import RANK_METHODS, Config
 from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.journal import Journal
 from cobla_tf.rounding import Rounded
 from cobla_tf.solution import Solution
 
@@ -69,13 +70,14 @@ def _rival(method: str | Method) -> Method:
     return method if isinstance(method, Method) else RIVALS[method]
 
 
-def select_ranks(model: "keras.Model", plan: "Plan", config: Config) -> Solution:
+def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Journal) -> Solution:
     """Give every site the rank that `plan.method` chooses, of its leading terms, at their own scale.
 
     Args:
         model: the original; it is not changed.
         plan: all that is known of the problem; its method is any but COBLA.
         config: the seed, and the size of the sample for a method that needs one.
+        journal: of the losses that such a method asks for.
 
     Returns:
         a solution without masks to start from, without relaxed ones and without iterations.
@@ -93,7 +95,7 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config) -> Solution
     else:
         inputs = {"shapes": [(len(site.decomposition.P), len(site.decomposition.V)) for site in plan.sites.found]}
         if needs_sample(plan.method):
-            inputs["evaluate"], images = _sampled_loss(model, plan, config)
+            inputs["evaluate"], images = _sampled_loss(model, plan, config, journal)
             status = f"{status}; losses on {images:,} training images"
         allocation = rival(plan.sites.sigmas, costs, limits, **inputs)
     leading = plan.sites.layout.leading(allocation.ranks)
@@ -108,13 +110,16 @@ def _proved(sigmas: list[Array], costs: CostTable, limits: Array) -> tuple[Alloc
     return best.allocation, "proved optimal, gap 0"
 
 
-def _sampled_loss(model: "keras.Model", plan: "Plan", config: Config) -> tuple[Callable[[Allocation], float], int]:
+def _sampled_loss(
+    model: "keras.Model", plan: "Plan", config: Config, journal: Journal
+) -> tuple[Callable[[Allocation], float], int]:
     """The loss under an allocation on one random sample of the training images, and the size of the sample."""
     from cobla_tf.objective import Objective
+    from cobla_tf.recorded import RecordedObjective
     from cobla_tf.surgery import mask_model
 
     masked = mask_model(model, plan.sites, config.solve.gradient)
-    objective = Objective(masked, plan.loss, config.batch_size, plan.train_set.probe())
+    objective = RecordedObjective(Objective(masked, plan.loss, config.batch_size, plan.train_set.probe()), journal)
     size = config.solve.sample_size(plan.train_set.size)
     sample = plan.train_set.draw(size, np.random.default_rng(config.seed))
 

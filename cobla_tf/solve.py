@@ -1,5 +1,6 @@
 """From a model's sites and budgets to integer ranks: start, SQP in phases, rounding, re-scaling."""
 
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,7 @@ class Solver:
         rng: the one source of chance.
         on_record: called after every iteration.
         warm: what another solve left; None starts from a heuristic.
+        clock: seconds, for the records.
     """
 
     objective: Objective
@@ -62,6 +64,7 @@ class Solver:
     rng: np.random.Generator
     on_record: Callable[[IterationRecord], None]
     warm: WarmStart | None = None
+    clock: Callable[[], float] = time.perf_counter
     records: list[IterationRecord] = field(default_factory=list)
     status: list[str] = field(default_factory=list)
     phase: str = ""
@@ -199,6 +202,7 @@ class Solver:
             on_iteration=self._record,
             curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,
             judge=self.oracle.judge if self.oracle.judges else None,
+            clock=self.clock,
         )
 
     def _record(self, step: Iteration) -> None:

@@ -158,6 +158,7 @@ def _summary(result: Result) -> Record:
         "gradient_images": last.images if last else 0,
         "seconds": round(sum(report.seconds.values()), 1),
         "status": report.status,
+        "precision": report.precision,
         "ranks": {site.name: site.rank for site in report.sites},
         "sites": [dataclasses.asdict(site) for site in report.sites],
         "versions": report.versions,

@@ -36,6 +36,7 @@ class SQP:
         on_iteration: called after every iteration.
         curvature: diagonal of a first Hessian at x, float64 [n]; None guesses a multiple of the identity.
         judge: losses at x by which iterates are compared, on data that the gradients never see; None takes the loss.
+        clock: seconds, for what is reported of an iteration.
     """
 
     oracle: Oracle
@@ -45,6 +46,7 @@ class SQP:
     on_iteration: Callable[[Iteration], None]
     curvature: Callable[[Array], Array] | None = None
     judge: Callable[[Array], Array] | None = None
+    clock: Callable[[], float] = time.perf_counter
     bfgs: CompactBFGS | None = None
     gradients: int = 0
     values: int = 0
@@ -145,7 +147,7 @@ class SQP:
         Raises:
             SolverError: the quadratic program cannot be solved, even without BFGS pairs.
         """
-        began = time.perf_counter()
+        began = self.clock()
         before, self.constraints = self.constraints, constraints
         try:
             program = self._program()
@@ -171,7 +173,7 @@ class SQP:
         return True
 
     def _iterate(self) -> str:
-        began = time.perf_counter()
+        began = self.clock()
         try:
             program = self._program()
             qp = self.solve_qp(program)
@@ -189,7 +191,7 @@ class SQP:
 
     def _report(self, predicted: float, length: float, qp: QPSolution, began: float) -> None:
         self.taken += 1
-        spent = (self.gradients, self.values, time.perf_counter() - began)
+        spent = (self.gradients, self.values, self.clock() - began)
         self.on_iteration(Iteration(self.taken, self.loss, self.judged, predicted, length, self.x, qp, *spent))
 
     def _advance(self, step: Array, forced: bool) -> float:

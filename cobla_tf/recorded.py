@@ -1,0 +1,92 @@
+"""An objective whose answers are kept in a journal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from cobla_tf.examples import Examples, Sample
+from cobla_tf.journal import Journal
+from cobla_tf.losses import Loss
+from cobla_tf.objective import Objective, evaluate
+from cobla_tf.report import Evaluation
+
+Array = np.ndarray
+
+
+@dataclass
+class RecordedObjective:
+    """An Objective, asked through a journal; methods and attributes are those of `Objective`.
+
+    Attributes:
+        objective: computes what the journal does not hold.
+        journal: of this solve.
+        seen: images that gradients were taken on, those of an earlier attempt included.
+        seconds: spent in losses, gradients and curvature, likewise.
+    """
+
+    objective: Objective
+    journal: Journal
+    seen: int = 0
+    seconds: float = 0.0
+
+    def value(self, masks: Array, sample: Sample) -> float:
+        """E(m) on a sample."""
+        return float(self._ask("value", masks, sample)[0])
+
+    def values(self, masks: Array, sample: Sample, groups: int) -> Array:
+        """E(m) on parts of a sample."""
+        return self._ask("values", masks, sample, groups)
+
+    def gradient(self, masks: Array, sample: Sample) -> tuple[float, Array]:
+        """E(m) and dE/dm on a sample."""
+        self.seen += sample.size
+        answer = self._ask("gradient", masks, sample)
+        return float(answer[0]), answer[1:]
+
+    def fisher(self, masks: Array, sample: Sample) -> Array:
+        """Diagonal of the empirical Fisher matrix."""
+        self.seen += sample.size
+        return self._ask("fisher", masks, sample)
+
+    def constant_loss(self, masks: Array, sample: Sample) -> float:
+        """Loss of the network's mean output."""
+        return float(self._ask("constant_loss", masks, sample)[0])
+
+    def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
+        """Loss and accuracy over all examples."""
+        return _evaluation(self.journal, (masks, examples), lambda: self.objective.evaluate(masks, examples))
+
+    def _ask(self, kind: str, masks: Array, sample: Sample, *more: Any) -> Array:
+        began = self.journal.clock()
+        try:
+            return self.journal.answer(
+                (kind, masks, sample, *more), lambda: _flat(getattr(self.objective, kind)(masks, sample, *more))
+            )
+        finally:
+            self.seconds += self.journal.clock() - began
+
+
+def _flat(answer: float | Array | tuple[float, Array]) -> Array:
+    return np.concatenate([np.ravel(part) for part in answer]) if isinstance(answer, tuple) else np.ravel(answer)
+
+
+def evaluate_recorded(
+    journal: Journal, model: keras.Model, examples: Examples, loss: Loss, batch_size: int
+) -> Evaluation:
+    """As `objective.evaluate`, through a journal."""
+    weights = model.get_weights()
+    return _evaluation(journal, (weights, examples), lambda: evaluate(model, examples, loss, batch_size))
+
+
+def _evaluation(journal: Journal, question: tuple[Any, ...], compute: Callable[[], Evaluation]) -> Evaluation:
+    """An evaluation as float64 [3] and back; an accuracy that does not exist is NaN in between."""
+
+    def numbers() -> Array:
+        result = compute()
+        return np.array([result.loss, np.nan if result.accuracy is None else result.accuracy, result.examples])
+
+    loss, accuracy, examples = journal.answer(("evaluation", *question), numbers).tolist()
+    return Evaluation(loss, None if np.isnan(accuracy) else accuracy, int(examples))

@@ -1,0 +1,120 @@
+"""Training that goes on at the last epoch after it was stopped, as if it never had been.
+
+Keras' own BackupAndRestore writes weights and epoch one after the other in place, so that a kill in between leaves what
+does not fit together, and it forgets the history and the states of random generators. Here it is one file.
+"""
+
+import json
+import os
+import time
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from absl import logging
+
+from cobla_tf.errors import first_line
+from cobla_tf.export import replace_with
+
+if TYPE_CHECKING:
+    from cobla_tf.finetune import BestWeights
+
+Array = np.ndarray
+
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+"""What NumPy raises for a file that is damaged or none of ours."""
+
+
+class TrainingBackup(keras.callbacks.Callback):
+    """Writes all that training depends on after every epoch, and the epoch before as well.
+
+    It must come after `best` among the callbacks. An epoch in which training stopped itself is not kept.
+
+    Args:
+        path: of the file; None keeps nothing but the history.
+        key: what tells this training from all others.
+
+    Attributes:
+        history: one record an epoch, those of earlier attempts included.
+        restored: epochs of earlier attempts.
+        seconds: that these took.
+    """
+
+    def __init__(self, path: Path | None = None, key: bytes = b"") -> None:
+        """Nothing restored yet."""
+        super().__init__()
+        self.history: list[dict[str, float]] = []
+        self.restored, self.seconds = 0, 0.0
+        self._path, self._key = path, key.hex()
+
+    def restore(self, model: keras.Model, best: "BestWeights") -> int:
+        """Bring a compiled model, its optimiser and `best` to the state in the file; the number of epochs done."""
+        self._best = best
+        model.optimizer.build(model.trainable_variables)
+        for path in [] if self._path is None else [self._path, _previous(self._path)]:
+            if path.exists() and self._restore(path, _variables(model)):
+                logging.info("resumed: %d epochs of training are from an earlier attempt (%s)", self.restored, path)
+                break
+        return self.restored
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Write the state."""
+        self.history.append({name: float(value) for name, value in logs.items()})
+        if self._path is None or self.model.stop_training:
+            return
+        if self._path.exists():
+            self._path.replace(_previous(self._path))
+        replace_with(self._path, self._write)
+
+    def _write(self, path: Path) -> None:
+        facts = {
+            "key": self._key,
+            "history": self.history,
+            "seconds": self.seconds + time.perf_counter() - self._began,
+            "best": (self._best.epoch, self._best.loss),
+        }
+        arrays = {f"state_{i}": _plain(variable) for i, variable in enumerate(_variables(self.model))}
+        arrays |= {f"best_{i}": _plain(weight) for i, weight in enumerate(self._best.weights)}
+        with path.open("wb") as file:
+            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _restore(self, path: Path, variables: list[Any]) -> bool:
+        try:
+            with np.load(path) as file:
+                facts = json.loads(str(file["facts"]))
+                state = [file[f"state_{i}"] for i in range(len(variables))]
+                best = [file[f"best_{i}"] for i in range(sum(name.startswith("best_") for name in file.files))]
+            if facts["key"] != self._key:
+                raise ValueError("it is of another training")
+        except UNREADABLE as error:
+            logging.warning("%s cannot be used (%s); an older one is, if there is any", path, first_line(error))
+            return False
+        for variable, value in zip(variables, state, strict=True):
+            variable.assign(value)
+        self.history, self.restored, self.seconds = facts["history"], len(facts["history"]), facts["seconds"]
+        self._best.weights, (self._best.epoch, self._best.loss) = best, facts["best"]
+        return True
+
+
+def _previous(path: Path) -> Path:
+    return path.with_suffix(".previous")
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    """Weights, states of random generators and of the optimiser."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _plain(value: Any) -> Array:
+    """As an array of a type that NumPy can store; bfloat16 widened, without loss."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array

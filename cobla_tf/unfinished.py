@@ -1,0 +1,83 @@
+"""An output folder while a run is at work in it: held by that run alone, with the files from which it can go on."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from absl import logging
+from filelock import FileLock, Timeout
+
+from cobla_tf.errors import OutputError
+from cobla_tf.export import STAGE, check_writable
+
+FOLDER = "unfinished"
+LOCK = ".lock"
+
+
+@contextmanager
+def held(output_dir: Path | None) -> Iterator[None]:
+    """Hold an output folder, made if need be; what an earlier run was writing when it was killed is removed.
+
+    A thread may hold a folder several times over. The lock ends with its process, however that ends.
+
+    Raises:
+        OutputError: the folder cannot be written, or another run holds it.
+    """
+    if output_dir is None:
+        yield
+        return
+    check_writable(output_dir)
+    lock = FileLock(output_dir / LOCK, timeout=0, is_singleton=True)
+    try:
+        hold = lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"another run is at work in {output_dir}; wait until it ends, or name another output folder."
+        ) from error
+    with hold:
+        if lock.lock_counter == 1:
+            for stage in output_dir.glob(f"{STAGE}*"):
+                shutil.rmtree(stage, ignore_errors=True)
+        yield
+
+
+@dataclass
+class Unfinished:
+    """The files in OUTPUT/unfinished that belong to one run; they go when it is complete.
+
+    A file's name holds a digest of all that the run depends on, so that runs of other settings, data or versions are
+    neither read nor overwritten.
+
+    Attributes:
+        output_dir: None keeps nothing.
+    """
+
+    output_dir: Path | None
+    _used: list[Path] = field(default_factory=list)
+
+    def path(self, kind: str, key: bytes) -> Path | None:
+        """Where the file of some kind is, or will be, for a run with this key."""
+        if self.output_dir is None:
+            return None
+        folder = self.output_dir / FOLDER
+        folder.mkdir(exist_ok=True)
+        name, _, suffix = kind.partition(".")
+        path = folder / f"{name}-{key.hex()[:8]}.{suffix}"
+        others = [other.name for other in folder.glob(f"{name}-*.{suffix}") if other != path]
+        if others and not path.exists():
+            logging.info(
+                "%s holds %s, unfinished, of other settings, data or versions; this run begins anew",
+                folder, ", ".join(sorted(others)),
+            )  # fmt: skip
+        self._used.append(path)
+        return path
+
+    def remove(self) -> None:
+        """The run is complete: remove its files, and the folder if nothing else is in it."""
+        for path in self._used:
+            for file in path.parent.glob(f"{path.stem}.*"):
+                file.unlink()
+        if self._used and not any(self._used[0].parent.iterdir()):
+            self._used[0].parent.rmdir()

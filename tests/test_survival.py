@@ -1,0 +1,306 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import wraps
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from filelock import FileLock
+from networks import images_and_labels, small_cnn
+
+import cobla_tf
+from cobla_tf.config import Config, FineTuneConfig, SolveConfig
+from cobla_tf.errors import OutputError
+from cobla_tf.examples import as_examples
+from cobla_tf.finetune import train, training_backup
+from cobla_tf.journal import Journal
+from cobla_tf.losses import resolve_loss
+from cobla_tf.objective import Objective
+from cobla_tf.unfinished import LOCK, Unfinished, held
+
+QUICK = Config(
+    solve=SolveConfig(iterations=3, draws=4, refine_iterations=2, start="ones", precision="float32"), batch_size=64
+)
+BUDGET = {"macs": 0.45, "params": 0.5}
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+class Calls:
+    """Counts what the objective computes, and stops everything at one call."""
+
+    def __init__(self, monkeypatch):
+        self.done, self.most = 0, None
+        for kind in ("value", "values", "gradient", "fisher", "constant_loss", "evaluate"):
+            monkeypatch.setattr(Objective, kind, self.counted(getattr(Objective, kind)))
+
+    def counted(self, method):
+        @wraps(method)
+        def count(*args):
+            if self.done == self.most:
+                raise Killed
+            answer = method(*args)
+            self.done += 1
+            return answer
+
+        return count
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = small_cnn()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*images_and_labels(200), epochs=3, verbose=0)
+    return model
+
+
+def solved(model, folder=None, **changes):
+    config = dataclasses.replace(QUICK, output_dir=folder, exports=(), **changes)
+    return cobla_tf.compress(model, images_and_labels(200), **BUDGET, config=config)
+
+
+def counts(report):
+    return [(r.phase, r.iteration, r.loss, r.gradients, r.values, r.images) for r in report.iterations]
+
+
+def same_weights(one, other):
+    return all(np.array_equal(*pair) for pair in zip(one.get_weights(), other.get_weights(), strict=True))
+
+
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_never_was(model, tmp_path, monkeypatch):
+    calls = Calls(monkeypatch)
+    whole = solved(model)
+    needed = calls.done
+    phases = {record.phase for record in whole.report.iterations}
+    assert {"continuation", "solve 1", "re-scale"} <= phases
+    attempts, step = 0, 5
+    while True:
+        calls.done, calls.most = 0, step
+        try:
+            result = solved(model, tmp_path)
+            break
+        except Killed:
+            attempts += 1
+            assert calls.done == step
+    assert attempts == (needed - 1) // step
+    assert calls.done == needed - attempts * step
+    assert [site.rank for site in result.report.sites] == [site.rank for site in whole.report.sites]
+    assert same_weights(result.model, whole.model)
+    assert counts(result.report) == counts(whole.report)
+    assert result.report.evaluations == whole.report.evaluations
+    assert any("resumed: " in note for note in result.report.notes)
+    assert sum(result.report.seconds.values()) > calls.done / needed * result.report.seconds["checks and decomposition"]
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_other_settings_neither_read_nor_overwrite_what_is_unfinished(model, tmp_path, monkeypatch, caplog):
+    calls = Calls(monkeypatch)
+    calls.most = 6
+    with pytest.raises(Killed):
+        solved(model, tmp_path)
+    (kept,) = (tmp_path / "unfinished").iterdir()
+    content = kept.read_bytes()
+    calls.done, calls.most = 0, None
+    caplog.set_level("INFO")
+    other = solved(model, tmp_path, seed=1)
+    assert f"{kept.name}, unfinished" in caplog.text
+    assert calls.done > 6
+    assert not any("resumed" in note for note in other.report.notes)
+    assert kept.read_bytes() == content
+
+
+def answers(path, questions, header=None):
+    """The answers to the questions, and how many of them were computed."""
+    computed = []
+
+    def answer(number):
+        return journal.answer(("question", number), lambda: computed.append(number) or np.array([number, 0.5]))
+
+    journal = Journal(path, header or {"seed": 0})
+    got = [answer(number) for number in questions]
+    journal.close()
+    np.testing.assert_array_equal(got, [[number, 0.5] for number in questions])
+    return computed
+
+
+def test_a_journal_gives_back_what_it_was_given_and_no_more(tmp_path, caplog):
+    path = tmp_path / "solve.journal"
+    assert answers(path, range(5)) == [0, 1, 2, 3, 4]
+    assert answers(path, range(7)) == [5, 6]
+    assert answers(path, [0, 1, 9, 3]) == [9, 3]
+    assert "record 3 answers another question" in caplog.text
+    assert answers(path, [0, 1, 9, 3, 4]) == [4]
+    assert answers(path, range(2), {"seed": 1}) == [0, 1]
+    assert "set_aside" in caplog.text
+    assert answers(path.with_suffix(".set_aside"), [0, 1, 9, 3, 4]) == []
+
+
+def test_a_damaged_journal_is_used_as_far_as_it_is_whole(tmp_path):
+    path, rng = tmp_path / "solve.journal", np.random.default_rng(0)
+    answers(path, range(6))
+    whole = path.read_bytes()
+    for position in rng.integers(0, len(whole), 60):
+        torn = whole[:position]
+        flipped = torn + bytes([whole[position] ^ 1 << int(rng.integers(8))]) + whole[position + 1 :]
+        garbage = torn + rng.bytes(int(rng.integers(1, 200)))
+        for content in (torn, flipped, garbage):
+            path.write_bytes(content)
+            computed = answers(path, range(6))
+            assert computed == list(range(6 - len(computed), 6))
+            assert computed
+            assert answers(path, range(6)) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of ours", os.urandom(500)])
+def test_a_foreign_journal_is_set_aside(tmp_path, content):
+    path = tmp_path / "solve.journal"
+    path.write_bytes(content)
+    assert answers(path, range(3)) == [0, 1, 2]
+    assert not content or path.with_suffix(".set_aside").read_bytes() == content
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_sentence(tmp_path):
+    journal = Journal(tmp_path / "solve.journal", {})
+    journal._file.close()
+    journal._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+    with pytest.raises(OutputError, match=r"No space left on device.*the same command goes on"):
+        journal.answer(("question",), lambda: np.zeros(3))
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    with held(tmp_path), held(tmp_path):
+        other = subprocess.run(
+            [sys.executable, "-c", f"from cobla_tf.unfinished import held\nwith held({str(tmp_path)!r}): pass".replace(
+                "held('", "held(__import__('pathlib').Path('").replace("')", "'))")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "another run is at work" in other.stderr
+    assert not FileLock(tmp_path / LOCK, timeout=0).acquire().lock.release()
+
+
+def test_what_was_being_written_when_a_run_was_killed_is_removed(tmp_path):
+    (tmp_path / ".writing-compressed.keras-abc").mkdir()
+    (tmp_path / ".writing-compressed.keras-abc" / "half").write_text("half")
+    with held(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {LOCK}
+
+
+def dropping_cnn():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), keras.layers.Dropout(0.3)]
+    return keras.Sequential([keras.Input((10, 10, 2)), *layers, keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+def tuned(folder, monkeypatch, most, optimizer="yellowfin", epochs=4):
+    """Train, and be killed at batch `most`; the model and its history."""
+    batches = []
+
+    def count(callback, batch, logs=None):
+        batches.append(batch)
+        if len(batches) == most:
+            raise Killed
+
+    monkeypatch.setattr(keras.callbacks.TerminateOnNaN, "on_batch_end", count)
+    model, examples = dropping_cnn(), as_examples(images_and_labels(50))
+    unfinished = Unfinished(folder)
+    arguments = (
+        model,
+        examples,
+        resolve_loss(None, model, examples.probe()),
+        FineTuneConfig(epochs, optimizer, 0.1),
+        16,
+    )
+    backup = training_backup(unfinished, "fine_tuning", *arguments, 0)
+    try:
+        history = train(*arguments, False, 0, backup)
+    except Killed:
+        return None
+    return model, history, len(batches)
+
+
+@pytest.mark.parametrize("optimizer", ["yellowfin", "adam"])
+def test_training_goes_on_at_the_last_epoch_as_if_nothing_had_been(tmp_path, monkeypatch, optimizer):
+    whole, history, _ = tuned(None, monkeypatch, None, optimizer)
+    assert tuned(tmp_path, monkeypatch, 6, optimizer) is None  # in the second epoch of four batches
+    assert tuned(tmp_path, monkeypatch, 8, optimizer) is None  # at the end of the third, before it is kept
+    model, again, batches = tuned(tmp_path, monkeypatch, None, optimizer)
+    assert batches == 8
+    assert same_weights(model, whole)
+    assert again == history
+    for one, other in zip(model.optimizer.variables, whole.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert tuned(tmp_path, monkeypatch, None, optimizer)[1:] == (history, 0)
+
+
+def test_a_damaged_backup_gives_way_to_the_one_before(tmp_path, monkeypatch, caplog):
+    _, history, _ = tuned(tmp_path, monkeypatch, None)
+    (path,) = (tmp_path / "unfinished").glob("*.npz")
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"nothing of ours", content[:5000] + b"!" + content[5001:]):
+        path.write_bytes(damaged)
+        _, again, batches = tuned(tmp_path, monkeypatch, None)
+        assert again == history
+        assert batches == 4
+        assert f"{path.name} cannot be used" in caplog.text
+    path.with_suffix(".previous").write_bytes(b"")
+    path.write_bytes(b"")
+    assert tuned(tmp_path, monkeypatch, None)[1:] == (history, 16)
+    path.replace(tmp_path / "kept")
+    tuned(tmp_path, monkeypatch, None, epochs=3)
+    for other in (tmp_path / "unfinished").glob("*.npz"):
+        (tmp_path / "kept").replace(other)
+    assert "it is of another training" not in caplog.text
+    tuned(tmp_path, monkeypatch, None, epochs=3)
+    assert "it is of another training" in caplog.text
+
+
+FLAGS = [
+    "--pretrain_epochs=2", "--epochs=3", "--iterations=2", "--draws=1", "--refine_iterations=0", "--exports=keras",
+]  # fmt: skip
+
+
+def started(cwd):
+    command = [sys.executable, "-m", "cobla_tf.main", *FLAGS]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(process, folder, pattern, least):
+    """Until a file of the run has this size, or the run has ended."""
+    while process.poll() is None:
+        if any(path.stat().st_size >= least for path in folder.glob(f"cobla_out/unfinished/{pattern}")):
+            return
+        time.sleep(0.01)
+
+
+def test_real_kills(tmp_path):
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+    whole, killed = started(folders[0]), started(folders[1])
+    wait_for(killed, folders[1], "solve-*.journal", 4000)
+    killed.send_signal(signal.SIGTERM)
+    text, _ = killed.communicate(timeout=120)
+    assert killed.returncode == 143, text
+    assert "stopped; the same command goes on" in text
+    killed = started(folders[1])
+    wait_for(killed, folders[1], "fine_tuning-*.npz", 1)
+    killed.kill()
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    text, _ = started(folders[1]).communicate(timeout=120)
+    assert "resumed: " in text
+    assert whole.wait(timeout=120) == 0
+    reports = [json.loads((folder / "cobla_out" / "report.json").read_text()) for folder in folders]
+    assert reports[0]["sites"] == reports[1]["sites"]
+    assert reports[0]["fine_tuning"] == reports[1]["fine_tuning"]
+    assert reports[0]["evaluations"] == reports[1]["evaluations"]
+    assert not (folders[1] / "cobla_out" / "unfinished").exists()
