@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import Config
 from cobla_tf.digest import digest
@@ -27,7 +28,7 @@ from cobla_tf.recorded import evaluate_recorded
 from cobla_tf.report import Evaluation, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
-from cobla_tf.selection import COBLA, select_ranks
+from cobla_tf.selection import COBLA, method_name, select_ranks
 from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.surgery import rebuild
 from cobla_tf.unfinished import Unfinished, held
@@ -63,7 +64,7 @@ def compress(
     exclude: Sequence[str] = (),
     validation: Any = None,
     loss: Any = None,
-    method: str = COBLA,
+    method: str | Method = COBLA,
     warm: WarmStart | None = None,
     config: Config | None = None,
 ) -> Result:
@@ -82,7 +83,7 @@ def compress(
             in-memory `dataset` is set apart and never optimised on.
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
         method: what selects the ranks: "cobla", or a published method in cobla_tf.baselines.RIVALS, under the same
-            budgets; some of these set their own cost and take no budgets.
+            budgets; some of these set their own cost and take no budgets. A `baselines.Method` is one of your own.
         warm: `Result.warm` of a compression of the same model, scheme and layers under other budgets, best somewhat
             looser ones: the solve starts from there and takes fewer gradients.
         config: everything else.
@@ -96,7 +97,7 @@ def compress(
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
     budgets = merge_budgets(macs, params, budgets)
-    asked = {"method": method, "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
+    asked = {"method": method_name(method), "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
     run = _Run(config, asked)
     with held(config.output_dir):
         with run.clock("checks and decomposition"), doing("checks and decomposition"):

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import Budgets, resolve_limits
 from cobla_tf.config import Config
 from cobla_tf.costs import CostTable
@@ -38,7 +39,7 @@ class Plan:
         limits: float64 [R] in the order and units of `costs`, infinite where there is no budget.
         loss: how the network is judged.
         qp_solver: a resolved back end; "none" where nothing is optimised.
-        method: what selects the ranks, a name in RANK_METHODS.
+        method: what selects the ranks, a name in RANK_METHODS or one of the caller's own.
         precision: of products in gradients and fine-tuning, resolved.
     """
 
@@ -50,7 +51,7 @@ class Plan:
     limits: np.ndarray
     loss: Loss
     qp_solver: str
-    method: str
+    method: str | Method
     precision: str
 
 
@@ -65,7 +66,7 @@ def make_plan(
     validation: Any,
     loss: Any,
     config: Config,
-    method: str = COBLA,
+    method: str | Method = COBLA,
 ) -> Plan:
     """Check all input, cheapest first; the arguments are those of compress(), with all budgets in one mapping.
 

@@ -1,5 +1,6 @@
 """The two figures of a report, drawn without pyplot's global state."""
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -41,12 +42,17 @@ def convergence_figure(report: Report) -> Figure:
 
 def sites_figure(report: Report) -> Figure:
     """Share of its MACs that each site keeps, in network order, as in the paper's Figure 5."""
-    count = len(report.sites)
+    return shares_figure(report.model, report.sites)
+
+
+def shares_figure(model: str, sites: Sequence[SiteReport]) -> Figure:
+    """The same of sites by themselves, in network order, under the model's name."""
+    count = len(sites)
     figure = empty_figure(width=8.0, height=1.5 + 0.24 * max(count, 2))
-    figure.suptitle(f"{report.model}: MACs kept at each site", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"{model}: MACs kept at each site", x=0.01, ha="left", fontsize=11)
     axes = figure.subplots()
-    _draw_shares(axes, report.sites)
-    _draw_total(axes, report.sites)
+    _draw_shares(axes, sites)
+    _draw_total(axes, sites)
     middle, half = (count - 1) / 2, max(count, 2) / 2 + 0.1
     axes.set_ylim(middle + half, middle - half)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
@@ -131,7 +137,7 @@ def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
-def _draw_shares(axes: Axes, sites: tuple[SiteReport, ...]) -> None:
+def _draw_shares(axes: Axes, sites: Sequence[SiteReport]) -> None:
     shares = [_share(site) for site in sites]
     colours = [WHOLE_COLOUR if site.rank is None else SITE_COLOUR for site in sites]
     axes.barh(range(len(sites)), shares, height=0.72, color=colours)
@@ -144,7 +150,7 @@ def _draw_shares(axes: Axes, sites: tuple[SiteReport, ...]) -> None:
     plain(axes)
 
 
-def _draw_total(axes: Axes, sites: tuple[SiteReport, ...]) -> None:
+def _draw_total(axes: Axes, sites: Sequence[SiteReport]) -> None:
     before = sum(site.before["macs"] for site in sites)
     if before:
         total = sum(site.after["macs"] for site in sites) / before
