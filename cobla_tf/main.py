@@ -15,6 +15,7 @@ from absl import app, flags, logging
 
 from cobla_tf.config import (
     CURVATURES,
+    DEFAULT_EXPORTS,
     EXPORTS,
     GRADIENTS,
     QP_SOLVERS,
@@ -108,7 +109,11 @@ _LEARNING_RATE = flags.DEFINE_float(
 )  # fmt: skip
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
-_EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORTS)}.")
+_EXPORTS = flags.DEFINE_list("exports", list(DEFAULT_EXPORTS), f"Any of {','.join(EXPORTS)}.")
+_EXPORT_BATCH = flags.DEFINE_integer(
+    "export_batch", None, "Gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size.", 1
+)
+_BENCHMARK = flags.DEFINE_bool("benchmark", False, "Time the compressed network beside the original; minutes.")
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -186,6 +191,8 @@ def _config() -> Config:
         seed=_SEED.value,
         output_dir=Path(_OUTPUT_DIR.value),
         exports=tuple(_EXPORTS.value),
+        benchmark=_BENCHMARK.value,
+        export_batch=_EXPORT_BATCH.value,
     )
 
 
@@ -201,12 +208,13 @@ def _compress(config: Config) -> "Result":
     import keras
 
     from cobla_tf.datasets import load_dataset
-    from cobla_tf.export import check_writable
+    from cobla_tf.export import check_exports, check_writable
     from cobla_tf.graph import check_model
     from cobla_tf.models import load_model
     from cobla_tf.pipeline import compress
     from cobla_tf.plan import make_plan
 
+    check_exports(config.exports)
     check_writable(config.output_dir)
     keras.utils.set_random_seed(config.seed)
     model = load_model(_MODEL.value, _WEIGHTS.value, will_train=_PRETRAIN.value > 0)

@@ -15,7 +15,8 @@ from absl import logging
 from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import Config
 from cobla_tf.errors import DataError
-from cobla_tf.export import FILE_NAMES, export_model, replace_with
+from cobla_tf.export import Exports, FailedExportError, export_model, replace_with
+from cobla_tf.export_formats import FILE_NAMES
 from cobla_tf.finetune import train
 from cobla_tf.notes import left_from_before, lost_attributes, untrained
 from cobla_tf.objective import Objective, evaluate
@@ -27,9 +28,12 @@ from cobla_tf.resources import Resource
 from cobla_tf.selection import COBLA, select_ranks
 from cobla_tf.solution import Solution
 from cobla_tf.solve import Solver
+from cobla_tf.speed import benchmark
 from cobla_tf.surgery import mask_model, rebuild
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
+CALIBRATION = 100
+"""Training images that 8-bit exports take their ranges from."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,11 @@ class _Run:
         self._evaluate("compressed", lambda: evaluate(compressed, plan.held_out, plan.loss, batch_size))
         history = self._fine_tune(compressed, plan)
         report = self._report((model, compressed), plan, solution, history)
-        return Result(compressed, self._write(compressed, report))
+        if self.config.benchmark:
+            with self.clock("benchmark"):
+                times = benchmark(model, compressed, images=plan.held_out.probe().images)
+            report = dataclasses.replace(report, benchmark=times)
+        return Result(compressed, self._write(compressed, plan, report))
 
     def _judge_original(self, model: keras.Model) -> None:
         original = self.evaluations["original"]
@@ -227,15 +235,26 @@ class _Run:
             command=command(),
         )
 
-    def _write(self, model: keras.Model, report: Report) -> Report:
+    def _export(self, model: keras.Model, plan: Plan) -> Exports:
+        config = self.config
+        calibration = plan.train_set.draw(CALIBRATION, np.random.default_rng(config.seed))
+        shared = {"images": plan.held_out.probe().images, "calibration": calibration.images}
+        with self.clock("export"):
+            try:
+                return export_model(model, config.output_dir, config.exports, batch=config.export_batch, **shared)
+            except FailedExportError as error:  # the run has its result, and the report says what is missing
+                return error.exports
+
+    def _write(self, model: keras.Model, plan: Plan, report: Report) -> Report:
         if self.config.output_dir is None:
             return report
-        with self.clock("export"):
-            exports = export_model(model, self.config.output_dir, self.config.exports)
+        exports = self._export(model, plan)
         files = {**self.files, **{name: str(path) for name, path in exports.files.items()}}
         names = (BEFORE_FINE_TUNING, *FILE_NAMES.values())
         notes = (*report.notes, *left_from_before(self.config.output_dir, names, files))
-        report = dataclasses.replace(report, files=files, failures=exports.failures, notes=notes)
+        report = dataclasses.replace(
+            report, files=files, failures=exports.failures, export_checks=exports.checks, notes=notes
+        )
         written = write_report(report, self.config.output_dir)
         return dataclasses.replace(report, files={**files, **{name: str(path) for name, path in written.items()}})
 
