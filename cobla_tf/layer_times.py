@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,19 +28,22 @@ Shape = tuple[int, ...]
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Of the rank at which two factors save no MACs: where a site's factors are timed."""
 MICRO = 1e6
+FINE = 1e-6
+"""Seconds that a clock must tell apart."""
 
 
 def time_models(models: Sequence[keras.Model], threads: int, seconds: float) -> Array:
     """Seconds of the fastest of many runs of each model, float64 [M], on one random image, in LiteRT.
 
     They are run in turn; models of the same layers and shapes are timed once. What disturbs a run can only add to its
-    time, so the fastest one is nearest to what the layers cost.
+    time, so the fastest one is nearest to what the layers cost. With one thread it is that thread's processor time
+    where the system counts it finely: other programs then take nothing but the cache.
     """
     keys = [_key(model) for model in models]
     distinct = dict(zip(keys, models, strict=True))
     with tempfile.TemporaryDirectory(prefix="cobla-") as folder:
         runs = [_invoke(model, Path(folder, "alone.tflite"), threads) for model in distinct.values()]
-    fastest = dict(zip(distinct, interleave(runs, seconds).min(axis=0), strict=True))
+    fastest = dict(zip(distinct, interleave(runs, seconds, _clock(threads)).min(axis=0), strict=True))
     return np.array([fastest[key] for key in keys])
 
 
@@ -65,8 +69,8 @@ def compare_sites(
         models += [*whole, *pairs]
         owners += [(name, 0)] * len(whole) + [(name, 1)] * len(pairs)
     spent = {(name, side): 0.0 for name in names for side in (0, 1)}
-    for owner, time in zip(owners, time_models(models, 1, seconds) if models else (), strict=True):
-        spent[owner] += float(time)
+    for owner, once in zip(owners, time_models(models, 1, seconds) if models else (), strict=True):
+        spent[owner] += float(once)
     macs = _macs(original, compressed, input_shape)
     return tuple(SiteTiming(name, macs(name), spent[name, 0], spent[name, 1]) for name in names)
 
@@ -113,6 +117,11 @@ def measure_latency(
         original[site.name] = round(float(whole), 2)
         base[site.name], per_rank[site.name] = _line(site.name, chosen, np.array(spent))
     return Resource(name, original, per_rank, base)
+
+
+def _clock(threads: int) -> Callable[[], float]:
+    fine = time.get_clock_info("thread_time").resolution <= FINE
+    return time.thread_time if threads == 1 and fine else time.perf_counter
 
 
 def _key(model: keras.Model) -> str:
