@@ -116,10 +116,10 @@ def export_model(
     check_exports(formats)
     folder = Path(folder)
     check_writable(folder)
-    inputs = [np.asarray(given, model.inputs[0].dtype) for given in (images[:CHECKED], calibration, images)]
-    source = Source(plain(model), inputs[2] if calibration is None else inputs[1], batch)
+    dtype = model.inputs[0].dtype
+    source = Source(plain(model), np.asarray(images if calibration is None else calibration, dtype), batch)
     exports = _write_all(source, folder, formats)
-    checks, failures = check_files(source, inputs[0], exports.files)
+    checks, failures = check_files(source, np.asarray(images[:CHECKED], dtype), exports.files)
     exports = Exports(*_rejected(exports, failures), checks)
     for name, why in exports.failures.items():
         logging.error("export %s failed: %s", name, why)

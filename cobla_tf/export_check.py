@@ -134,13 +134,18 @@ def _run_files(source: Source, images: Array, files: Mapping[str, Path]) -> dict
     jobs: dict[str, Job] = {name: (name.split("_")[0], str(path), None) for name, path in files.items()}
     if source.batch is not None and "savedmodel" in files:
         jobs["savedmodel" + BATCHED] = ("savedmodel", str(files["savedmodel"]), source.batch)
-    outcomes: dict[str, Array | str] = {}
-    own = own_classes(source.model)
-    if own and "keras" in jobs:
-        logging.warning("the .keras file needs %s to be read, and is checked in this process", ", ".join(own))
-        form, path, _ = jobs.pop("keras")
-        outcomes["keras"] = runtimes.load(form, path)(images)
-    return outcomes | (run_elsewhere(jobs, images) if jobs else {})
+    own = own_classes(source.model) if "keras" in jobs else []
+    here = _run_here(jobs.pop("keras"), images, own) if own else {}
+    return here | (run_elsewhere(jobs, images) if jobs else {})
+
+
+def _run_here(job: Job, images: Array, own: Sequence[str]) -> dict[str, Array | str]:
+    """The .keras file in this process, which knows the classes that it needs."""
+    logging.warning("the .keras file needs %s to be read, and is checked in this process", ", ".join(own))
+    try:
+        return {"keras": runtimes.load(*job[:2])(images)}
+    except Exception as error:  # the classes are the user's own, and so may be what they raise
+        return {"keras": one_line(f"{type(error).__name__}: {error}")}
 
 
 def run_elsewhere(jobs: Mapping[str, Job], images: Array) -> dict[str, Array | str]:

@@ -132,8 +132,8 @@ def _key(model: keras.Model) -> str:
 def _invoke(model: keras.Model, path: Path, threads: int) -> Callable[[], Any]:
     with quiet():
         WRITERS["litert"](Source(model), path)
-    lite = interpreter(threads, model_content=path.read_bytes())
-    lite.allocate_tensors()
+        lite = interpreter(threads, model_content=path.read_bytes())
+        lite.allocate_tensors()
     entry = lite.get_input_details()[0]
     lite.set_tensor(entry["index"], np.random.default_rng(0).uniform(size=entry["shape"]).astype(entry["dtype"]))
     return lite.invoke
