@@ -14,7 +14,8 @@ STARTS = ("pos_cvx", "cptv", "ones")
 CURVATURES = ("fisher", "identity")
 ROUNDINGS = ("model", "random")
 PRECISIONS = ("bfloat16", "float32")
-EXPORTS = ("keras", "savedmodel", "litert")
+EXPORTS = ("keras", "savedmodel", "litert", "litert_float16", "litert_int8", "onnx")
+DEFAULT_EXPORTS = EXPORTS[:3]
 RANK_METHODS = (
     "cobla", "cptv", "pos_greedy", "pos_cvx", "r_vbmf", "signal_recovery", "signal_recovery_exact", "uniform", "energy",
     "alds", "greedy_accuracy",
@@ -128,7 +129,11 @@ class Config:
     seed: int = 0
     output_dir: Path | str | None = None
     """Where files go; None writes nothing."""
-    exports: tuple[str, ...] = EXPORTS
+    benchmark: bool = False
+    """Time the compressed network beside the original."""
+    exports: tuple[str, ...] = DEFAULT_EXPORTS
+    export_batch: int | None = None
+    """Gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
@@ -137,5 +142,7 @@ class Config:
         _require(not isinstance(self.exports, str), "exports", "a sequence of names", self.exports)
         _require(_is_count(self.batch_size, 1), "batch_size", "a whole number, at least 1", self.batch_size)
         _require(_is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
+        batch = self.export_batch
+        _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
         unknown = sorted(set(self.exports) - set(EXPORTS))
         _require(not unknown, "exports", f"among {EXPORTS}", unknown)

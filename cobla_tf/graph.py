@@ -96,6 +96,21 @@ def transform(
     return copy, {key: stand_in for key, (_, stand_in) in rewriter.copies.items()}
 
 
+def alone(layers: Layers, input_shape: tuple[int, ...]) -> keras.Model:
+    """A model of copies of some layers, one after the other.
+
+    Args:
+        layers: each with one input and one output; they are not changed.
+        input_shape: of the first, without the batch axis.
+    """
+    images = outputs = keras.Input(input_shape)
+    for layer in layers:
+        copy = _copy(layer)
+        outputs = copy(outputs)
+        copy.set_weights(layer.get_weights())
+    return keras.Model(images, outputs)
+
+
 def _is_graph(layer: Any) -> bool:
     if isinstance(layer, keras.Sequential):
         return layer.built

@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from cobla_tf.config import (
     CURVATURES,
+    DEFAULT_EXPORTS,
     EXPORTS,
     GRADIENTS,
     PRECISIONS,
@@ -120,7 +121,11 @@ _LEARNING_RATE = flags.DEFINE_float(
 )  # fmt: skip
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
-_EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORTS)}.")
+_EXPORTS = flags.DEFINE_list("exports", list(DEFAULT_EXPORTS), f"Any of {','.join(EXPORTS)}.")
+_EXPORT_BATCH = flags.DEFINE_integer(
+    "export_batch", None, "Gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size.", 1
+)
+_BENCHMARK = flags.DEFINE_bool("benchmark", False, "Time the compressed network beside the original; minutes.")
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -211,6 +216,8 @@ def _config() -> Config:
         seed=_SEED.value,
         output_dir=Path(_OUTPUT_DIR.value),
         exports=tuple(_EXPORTS.value),
+        benchmark=_BENCHMARK.value,
+        export_batch=_EXPORT_BATCH.value,
     )
 
 
@@ -229,6 +236,7 @@ def _compress(config: Config) -> "Result | Curve":
     import keras
 
     from cobla_tf.datasets import load_dataset
+    from cobla_tf.export import check_exports
     from cobla_tf.graph import check_model
     from cobla_tf.models import load_model
     from cobla_tf.pipeline import compress
@@ -236,6 +244,7 @@ def _compress(config: Config) -> "Result | Curve":
     from cobla_tf.sweep import pareto
     from cobla_tf.unfinished import Unfinished
 
+    check_exports(config.exports)
     keras.utils.set_random_seed(config.seed)
     model = load_model(_MODEL.value, _WEIGHTS.value, will_train=_PRETRAIN.value > 0)
     check_model(model)

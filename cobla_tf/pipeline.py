@@ -16,7 +16,8 @@ from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import Config
 from cobla_tf.digest import digest
 from cobla_tf.errors import DataError
-from cobla_tf.export import FILE_NAMES, export_model, replace_with
+from cobla_tf.export import Exports, FailedExportError, export_model, replace_with
+from cobla_tf.export_formats import FILE_NAMES
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
 from cobla_tf.notes import left_from_before, lost_attributes, untrained
@@ -30,11 +31,14 @@ from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
 from cobla_tf.selection import COBLA, method_name, select_ranks
 from cobla_tf.solution import Solution, WarmStart
+from cobla_tf.speed import benchmark
 from cobla_tf.surgery import rebuild
 from cobla_tf.unfinished import Unfinished, held
 from cobla_tf.watched_solve import make_solver
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
+CALIBRATION = 100
+"""Training images that 8-bit exports take their ranges from."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,11 @@ class _Run:
                 "times include theirs"
             )
         report = self._report((model, compressed), plan, solution, history)
-        return Result(compressed, self._write(compressed, report), solution.warm)
+        if self.config.benchmark:
+            with self.clock("benchmark"):
+                times = benchmark(model, compressed, images=plan.held_out.probe().images)
+            report = dataclasses.replace(report, benchmark=times)
+        return Result(compressed, self._write(compressed, plan, report), solution.warm)
 
     def _judge(self, model: keras.Model, plan: Plan) -> Evaluation:
         return evaluate_recorded(self.journal, model, plan.held_out, plan.loss, self.config.batch_size)
@@ -254,15 +262,26 @@ class _Run:
             command=command(),
         )
 
-    def _write(self, model: keras.Model, report: Report) -> Report:
+    def _export(self, model: keras.Model, plan: Plan) -> Exports:
+        config = self.config
+        calibration = plan.train_set.draw(CALIBRATION, np.random.default_rng(config.seed))
+        shared = {"images": plan.held_out.probe().images, "calibration": calibration.images}
+        with self.clock("export"):
+            try:
+                return export_model(model, config.output_dir, config.exports, batch=config.export_batch, **shared)
+            except FailedExportError as error:  # the run has its result, and the report says what is missing
+                return error.exports
+
+    def _write(self, model: keras.Model, plan: Plan, report: Report) -> Report:
         if self.config.output_dir is None:
             return report
-        with self.clock("export"):
-            exports = export_model(model, self.config.output_dir, self.config.exports)
+        exports = self._export(model, plan)
         files = {**self.files, **{name: str(path) for name, path in exports.files.items()}}
         names = (BEFORE_FINE_TUNING, *FILE_NAMES.values())
         notes = (*report.notes, *left_from_before(self.config.output_dir, names, files))
-        report = dataclasses.replace(report, files=files, failures=exports.failures, notes=notes)
+        report = dataclasses.replace(
+            report, files=files, failures=exports.failures, export_checks=exports.checks, notes=notes
+        )
         written = write_report(report, self.config.output_dir)
         return dataclasses.replace(report, files={**files, **{name: str(path) for name, path in written.items()}})
 

@@ -13,7 +13,7 @@ from cobla_tf.config import Config
 from cobla_tf.costs import CostTable
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Examples, Sample, Stream, as_examples
-from cobla_tf.export import check_writable
+from cobla_tf.export import check_exports, check_writable
 from cobla_tf.finetune import make_optimizer
 from cobla_tf.graph import check_model
 from cobla_tf.losses import Loss, check_images, check_labels, resolve_loss
@@ -74,6 +74,7 @@ def make_plan(
         CoblaError: see there.
     """
     if config.output_dir is not None:
+        check_exports(config.exports)
         check_writable(config.output_dir)
     check_resources(resources)
     check_method(method, budgets, [resource.name for resource in resources])

@@ -8,7 +8,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from cobla_tf.export_check import ExportCheck, checks_table
 from cobla_tf.texts import amount_text, few, share_text, short_text, table
+from cobla_tf.timings import Benchmark
 
 COUNTED_TITLES = {"macs": "MACs", "params": "params"}
 """What is counted in the network itself, and how tables spell it."""
@@ -98,7 +100,8 @@ class Report:
 
     `evaluations` maps a stage ('original', 'heuristic start', 'relaxed', 'compressed', 'fine-tuned', those that exist,
     in this order) to its result, and `evaluated_on` says on which data; `seconds` maps a stage to where the time went;
-    `files` maps what a file is to its path, `failures` an export that could not be made to its reason;
+    `files` maps what a file is to its path, `failures` an export that could not be made or trusted to its reason, and
+    `export_checks` says how near each exported file is to the network; `benchmark` how fast it is, if that was asked;
     `model_params` counts all parameters of the whole model, before and after.
     """
 
@@ -120,6 +123,8 @@ class Report:
     fine_tuning: tuple[dict[str, float], ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    export_checks: tuple[ExportCheck, ...] = ()
+    benchmark: Benchmark | None = None
     model_params: tuple[int, int] = (0, 0)
     command: str = ""
     precision: str = "float32"
@@ -193,6 +198,8 @@ class Report:
             f"{self.evaluation_table()}\nevaluated on: {self.evaluated_on}" if self.evaluations else "",
             self.effort(),
             "\n".join(f"note: {note}" for note in self.notes),
+            str(self.benchmark or ""),
+            checks_table(self.export_checks) if self.export_checks else "",
             "\n".join(f"export {name} failed: {reason}" for name, reason in self.failures.items()),
             tabulate(self.files.items(), tablefmt="plain", disable_numparse=True),
         ]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from cobla_tf.export import check_writable, replace_with
+from cobla_tf.export_check import checks_table
 from cobla_tf.plots import convergence_figure, save_png, sites_figure
 from cobla_tf.report import IterationRecord, Report
 from cobla_tf.texts import table
@@ -52,6 +53,8 @@ def markdown(report: Report) -> str:
         "## Time": _pairs(("stage", "seconds"), {stage: f"{spent:.1f}" for stage, spent in report.seconds.items()}),
         "## Configuration": _fenced(json.dumps(json.loads(report.to_json())["config"], indent=2), "json"),
         "## How to repeat": _repeat(report),
+        "## Speed": _speed(report),
+        "## Exports": _exports(report),
         "## Files": _pairs(("what", "path"), report.files),
     }
     return "\n\n".join(f"{head}\n\n{body}" for head, body in sections.items() if body) + "\n"
@@ -101,6 +104,23 @@ def _fine_tuning(report: Report) -> str:
         for number, epoch in enumerate(report.fine_tuning, start=1)
     ]
     return table(("epoch", *names), rows, STYLE) if rows else ""
+
+
+def _speed(report: Report) -> str:
+    times = report.benchmark
+    if times is None:
+        return ""
+    tables = [times.table(STYLE), times.site_table(STYLE)] if times.sites else [times.table(STYLE)]
+    return "\n\n".join((f"On {times.cores} processor cores.", *tables, *(f"- {note}" for note in times.notes)))
+
+
+def _exports(report: Report) -> str:
+    if not report.export_checks:
+        return ""
+    opening = (
+        "Each file, run in a process of its own on real images, against the network; relative to its outputs' norm."
+    )
+    return f"{opening}\n\n{checks_table(report.export_checks, STYLE)}"
 
 
 def _repeat(report: Report) -> str:

@@ -82,6 +82,16 @@ def read_resources(path: Path | str) -> tuple[Resource, ...]:
     return tuple(Resource(name, **columns) for name, columns in tables.items())
 
 
+def write_resources(resources: Iterable[Resource], path: Path | str) -> None:
+    """Write a CSV file that `read_resources` reads."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((*COLUMNS, OPTIONAL))
+        for resource in resources:
+            for site, cost in resource.original.items():
+                writer.writerow((site, resource.name, cost, resource.per_rank[site], resource.base.get(site, 0)))
+
+
 def check_resources(resources: Sequence[Resource]) -> None:
     """Check that they are what they should be, before anything is known of the model.
 

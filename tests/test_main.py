@@ -88,7 +88,7 @@ def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path):
         (["--model=missing.keras", "--dataset=digits", "--macs=0.5"], "missing.keras"),
         (["--model=digits_cnn"], "--dataset"),
         (["--optimizer=adamm"], "adamm"),
-        (["--exports=onnx"], "onnx"),
+        (["--exports=coreml"], "coreml"),
         (["--model=nin_cifar10", "--dataset=cifar10", "--data_dir=.", "--macs=0.5"], "not prepared|prepare"),
         (["--output_dir=/dev/null/out"], "/dev/null/out"),
         (["stray"], "stray"),
