@@ -9,9 +9,10 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.config import FineTuneConfig
+from cobla_tf.elements import cast, joined, packed
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample
-from cobla_tf.losses import Loss
+from cobla_tf.loss import Loss, LossSum
 from cobla_tf.yellowfin import YellowFin
 
 CLIP_NORM = 1.0
@@ -39,7 +40,12 @@ def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
 
 
 def train(
-    model: keras.Model, examples: Examples, loss: Loss, config: FineTuneConfig, batch_size: int, progress: bool
+    model: keras.Model,
+    examples: Examples,
+    loss: Loss | LossSum,
+    config: FineTuneConfig,
+    batch_size: int,
+    progress: bool,
 ) -> tuple[dict[str, float], ...]:
     """Train a model in place.
 
@@ -59,7 +65,14 @@ def train(
         return ()
     steps = -(-examples.size // batch_size) * config.epochs
     optimizer = _scheduled(config, steps)
-    model.compile(optimizer=optimizer, loss=loss.function, metrics=["accuracy"] if loss.labels != "other" else [])
+    if isinstance(loss, LossSum):  # the outputs that have a loss, in their order: the same weights
+        model = keras.Model(model.input, tuple(model.outputs[place] for place in loss.places))
+    parts = loss.parts if isinstance(loss, LossSum) else (loss,)
+    model.compile(
+        optimizer=optimizer,
+        loss=joined([part.function for part in parts]),
+        metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
+    )
     best = BestWeights()
     history = model.fit(
         **_inputs(model, examples, batch_size),
@@ -139,6 +152,9 @@ def _scheduled(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer
 
 def _inputs(model: keras.Model, examples: Examples, batch_size: int) -> dict:
     if isinstance(examples, Sample):
-        images = examples.images.astype(model.inputs[0].dtype, copy=False)
+        images = packed(model, cast(model, examples.images))
         return {"x": images, "y": examples.labels, "batch_size": batch_size}
-    return {"x": examples.rebatched(batch_size)}
+    batches = examples.rebatched(batch_size)
+    if len(model.inputs) > 1:
+        batches = batches.map(lambda images, labels: (packed(model, images), labels))
+    return {"x": batches}

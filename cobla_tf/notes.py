@@ -4,6 +4,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
+
+from cobla_tf.elements import output_names
+from cobla_tf.loss import Loss, LossSum
 from cobla_tf.report import Evaluation
 from cobla_tf.sites import Sites
 
@@ -19,6 +23,14 @@ def lost_attributes(sites: Sites) -> list[str]:
         for name in ("kernel_regularizer", "kernel_constraint")
         if getattr(site.layer, name) is not None
     ]
+
+
+def of_one_output(model: keras.Model, loss: Loss | LossSum) -> list[str]:
+    """Which output the accuracies are of, where there are several and one has classes."""
+    if len(model.outputs) == 1 or loss.labels == "other":
+        return []
+    name = output_names(model)[loss.place]
+    return [f"accuracies are those of the output {name!r}, the first with classes; losses are summed over the outputs"]
 
 
 def untrained(original: Evaluation, classes: int) -> list[str]:

@@ -17,7 +17,7 @@ from cobla_tf.config import Config
 from cobla_tf.errors import DataError
 from cobla_tf.export import FILE_NAMES, export_model, replace_with
 from cobla_tf.finetune import train
-from cobla_tf.notes import left_from_before, lost_attributes, untrained
+from cobla_tf.notes import left_from_before, lost_attributes, of_one_output, untrained
 from cobla_tf.objective import Objective, evaluate
 from cobla_tf.plan import Plan, make_plan
 from cobla_tf.provenance import budget_reports, command, site_reports, versions
@@ -118,10 +118,10 @@ class _Run:
     def compress(self, model: keras.Model, plan: Plan) -> Result:
         """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
         batch_size = self.config.batch_size
-        self.notes += lost_attributes(plan.sites)
+        self.notes += [*of_one_output(model, plan.loss), *lost_attributes(plan.sites)]
         _log_budgets(plan)
         self._evaluate("original", lambda: evaluate(model, plan.held_out, plan.loss, batch_size))
-        self._judge_original(model)
+        self._judge_original(model, plan)
         solution = self._solve(model, plan) if plan.method == COBLA else self._select(model, plan)
         rounded = solution.rounded
         with self.clock("rebuild"):
@@ -131,11 +131,11 @@ class _Run:
         report = self._report((model, compressed), plan, solution, history)
         return Result(compressed, self._write(compressed, report))
 
-    def _judge_original(self, model: keras.Model) -> None:
+    def _judge_original(self, model: keras.Model, plan: Plan) -> None:
         original = self.evaluations["original"]
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        for note in untrained(original, model.outputs[0].shape[-1]):
+        for note in untrained(original, model.outputs[plan.loss.place].shape[-1]):
             logging.warning("%s", note)
             self.notes.append(note)
 
