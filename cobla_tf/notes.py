@@ -47,6 +47,12 @@ def untrained(original: Evaluation, classes: int) -> list[str]:
     ]
 
 
+def renormalised(layers: int, frozen: int, images: int) -> list[str]:
+    """Which statistics of BatchNorm were re-estimated, on how many training images, and which were not."""
+    kept = f"; {frozen} frozen ones keep theirs" if frozen else ""
+    return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
+
+
 def left_from_before(folder: Path, names: Sequence[str], files: dict[str, str]) -> list[str]:
     """Which of the `names` lie in the folder though they are none of this run's `files`."""
     stale = [name for name in names if (folder / name).exists() and str(folder / name) not in files.values()]

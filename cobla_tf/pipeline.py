@@ -12,12 +12,13 @@ import keras
 import numpy as np
 from absl import logging
 
+from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import Config
 from cobla_tf.errors import DataError
 from cobla_tf.export import FILE_NAMES, export_model, replace_with
 from cobla_tf.finetune import train
-from cobla_tf.notes import left_from_before, lost_attributes, of_one_output, untrained
+from cobla_tf.notes import left_from_before, lost_attributes, of_one_output, renormalised, untrained
 from cobla_tf.objective import Objective, evaluate
 from cobla_tf.plan import Plan, make_plan
 from cobla_tf.provenance import budget_reports, command, site_reports, versions
@@ -126,6 +127,8 @@ class _Run:
         rounded = solution.rounded
         with self.clock("rebuild"):
             compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
+        if not rounded.allocation.whole.all():
+            self._renormalise(compressed, plan)
         self._evaluate("compressed", lambda: evaluate(compressed, plan.held_out, plan.loss, batch_size))
         history = self._fine_tune(compressed, plan)
         report = self._report((model, compressed), plan, solution, history)
@@ -184,6 +187,17 @@ class _Run:
         result = self.evaluations[stage]
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
         logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
+
+    def _renormalise(self, model: keras.Model, plan: Plan) -> None:
+        """Re-estimate the statistics of BatchNorm layers where there are any, and measure the network before it."""
+        config, norms = self.config, batch_norms(model)
+        if not norms.open or not config.batch_norm_images:
+            return
+        self._evaluate("rebuilt", lambda: evaluate(model, plan.held_out, plan.loss, config.batch_size))
+        with self.clock("batch statistics"):
+            sample = plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
+            reestimate(model, sample, config.batch_size)
+        self.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
 
     def _fine_tune(self, model: keras.Model, plan: Plan) -> tuple[dict[str, float], ...]:
         config = self.config
