@@ -126,6 +126,8 @@ class Config:
     solve: SolveConfig = field(default_factory=SolveConfig)
     fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
     batch_size: int = 128
+    batch_norm_images: int = 1000
+    """Training images on which the statistics of BatchNorm layers are re-estimated after compression; 0 keeps them."""
     seed: int = 0
     output_dir: Path | str | None = None
     """Where files go; None writes nothing."""
@@ -141,6 +143,8 @@ class Config:
             object.__setattr__(self, "output_dir", Path(self.output_dir))
         _require(not isinstance(self.exports, str), "exports", "a sequence of names", self.exports)
         _require(_is_count(self.batch_size, 1), "batch_size", "a whole number, at least 1", self.batch_size)
+        images = self.batch_norm_images
+        _require(_is_count(images, 0), "batch_norm_images", "a whole number, at least 0", images)
         _require(_is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
         batch = self.export_batch
         _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)

@@ -120,6 +120,10 @@ _LEARNING_RATE = flags.DEFINE_float(
     "for yellowfin a factor on its own rate.", 0,
 )  # fmt: skip
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
+_BATCH_NORM = flags.DEFINE_integer(
+    "batch_norm_images", Config.batch_norm_images,
+    "Training images on which the statistics of BatchNorm layers are re-estimated after compression; 0 keeps them.", 0
+)  # fmt: skip
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
 _EXPORTS = flags.DEFINE_list("exports", list(DEFAULT_EXPORTS), f"Any of {','.join(EXPORTS)}.")
 _EXPORT_BATCH = flags.DEFINE_integer(
@@ -213,6 +217,7 @@ def _config() -> Config:
         ),
         fine_tune=FineTuneConfig(_EPOCHS.value, _OPTIMIZER.value, _LEARNING_RATE.value),
         batch_size=_BATCH_SIZE.value,
+        batch_norm_images=_BATCH_NORM.value,
         seed=_SEED.value,
         output_dir=Path(_OUTPUT_DIR.value),
         exports=tuple(_EXPORTS.value),

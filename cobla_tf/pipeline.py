@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.baselines.method import Method
+from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import Config
 from cobla_tf.digest import digest
@@ -20,7 +21,7 @@ from cobla_tf.export import Exports, FailedExportError, export_model, replace_wi
 from cobla_tf.export_formats import FILE_NAMES
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
-from cobla_tf.notes import left_from_before, lost_attributes, untrained
+from cobla_tf.notes import left_from_before, lost_attributes, of_one_output, renormalised, untrained
 from cobla_tf.plan import Plan, make_plan
 from cobla_tf.precision import products_in
 from cobla_tf.progress import doing
@@ -148,14 +149,16 @@ class _Run:
 
     def _compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None, unfinished: Unfinished) -> Result:
         """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
-        self.notes += lost_attributes(plan.sites)
+        self.notes += [*of_one_output(model, plan.loss), *lost_attributes(plan.sites)]
         _log_budgets(plan)
         self._evaluate("original", lambda: self._judge(model, plan))
-        self._judge_original(model)
+        self._judge_original(model, plan)
         solution = self._solve(model, plan, warm) if plan.method == COBLA else self._select(model, plan)
         rounded = solution.rounded
         with self.clock("rebuild"):
             compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
+        if not rounded.allocation.whole.all():
+            self._renormalise(compressed, plan)
         self._evaluate("compressed", lambda: self._judge(compressed, plan))
         history = self._fine_tune(compressed, plan, unfinished)
         if self.journal.replayed:
@@ -173,11 +176,11 @@ class _Run:
     def _judge(self, model: keras.Model, plan: Plan) -> Evaluation:
         return evaluate_recorded(self.journal, model, plan.held_out, plan.loss, self.config.batch_size)
 
-    def _judge_original(self, model: keras.Model) -> None:
+    def _judge_original(self, model: keras.Model, plan: Plan) -> None:
         original = self.evaluations["original"]
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        for note in untrained(original, model.outputs[0].shape[-1]):
+        for note in untrained(original, model.outputs[plan.loss.place].shape[-1]):
             logging.warning("%s", note)
             self.notes.append(note)
 
@@ -213,6 +216,17 @@ class _Run:
         result = self.evaluations[stage]
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
         logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
+
+    def _renormalise(self, model: keras.Model, plan: Plan) -> None:
+        """Re-estimate the statistics of BatchNorm layers where there are any, and measure the network before it."""
+        config, norms = self.config, batch_norms(model)
+        if not norms.open or not config.batch_norm_images:
+            return
+        self._evaluate("rebuilt", lambda: self._judge(model, plan))
+        with self.clock("batch statistics"):
+            sample = plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
+            reestimate(model, sample, config.batch_size)
+        self.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
 
     def _fine_tune(self, model: keras.Model, plan: Plan, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
         config = self.config

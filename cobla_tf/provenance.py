@@ -12,6 +12,7 @@ import numpy as np
 
 from cobla_tf.config import Config
 from cobla_tf.digest import digest
+from cobla_tf.elements import cast, forward
 from cobla_tf.plan import Plan
 from cobla_tf.report import BudgetReport, SiteReport
 from cobla_tf.solution import Solution
@@ -76,7 +77,7 @@ def fingerprint(model: "keras.Model", plan: Plan, asked: dict[str, Any], config:
     The loss of the first few training images stands for the graph of the model and the code of its loss.
     """
     probe, costs = plan.train_set.probe(), plan.costs
-    outputs = model(probe.images.astype(model.inputs[0].dtype, copy=False), training=False)
+    outputs = forward(model, cast(model, probe.images))
     digests = {
         "weights": model.get_weights(),
         "training images": plan.train_set,

@@ -98,8 +98,9 @@ class BudgetReport:
 class Report:
     """All that a reader needs to judge and to repeat a compression.
 
-    `evaluations` maps a stage ('original', 'heuristic start', 'relaxed', 'compressed', 'fine-tuned', those that exist,
-    in this order) to its result, and `evaluated_on` says on which data; `seconds` maps a stage to where the time went;
+    `evaluations` maps a stage ('original', 'heuristic start', 'relaxed', 'rebuilt', 'compressed', 'fine-tuned', those
+    that exist, in this order) to its result, and `evaluated_on` says on which data; 'rebuilt' is before the statistics
+    of BatchNorm were re-estimated; `seconds` maps a stage to where the time went;
     `files` maps what a file is to its path, `failures` an export that could not be made or trusted to its reason, and
     `export_checks` says how near each exported file is to the network; `benchmark` how fast it is, if that was asked;
     `model_params` counts all parameters of the whole model, before and after.

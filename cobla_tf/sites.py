@@ -73,7 +73,7 @@ def find_sites(
         model: functional or Sequential, nested and shared layers included; it is not changed.
         scheme: "spatial" or "channel".
         exclude: patterns in fnmatch's form, held against a layer's name and its path.
-        input_shape: of one image, needed where the model leaves dimensions open.
+        input_shape: of one image, needed where the model leaves dimensions open; a tuple of shapes for several inputs.
 
     Raises:
         ModelError: the model cannot be read, or no site is left.
@@ -124,6 +124,8 @@ def _reason_to_skip(uses: list[Call], exclude: Sequence[str]) -> str | None:
         return f"excluded by {pattern!r}"
     if type(layer) is not keras.layers.Conv2D:
         return "not a Conv2D"
+    if uses[0].shares_with:
+        return f"shares a weight by reference with {uses[0].shares_with}"
     if layer.groups != 1:
         return f"grouped convolution ({layer.groups} groups)"
     if layer.data_format != "channels_last":

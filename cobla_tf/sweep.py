@@ -12,11 +12,13 @@ from cobla_tf.budgets import check_budgets
 from cobla_tf.config import RANK_METHODS, Config
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
+from cobla_tf.elements import form_of
 from cobla_tf.errors import BudgetError, ConfigError
-from cobla_tf.examples import as_examples
 from cobla_tf.export import replace_with
+from cobla_tf.graph import check_model
 from cobla_tf.pipeline import compress
 from cobla_tf.plots import save_png
+from cobla_tf.reading import as_examples
 from cobla_tf.selection import COBLA, takes_budgets
 from cobla_tf.solution import WarmStart
 from cobla_tf.unfinished import held, removed_together
@@ -59,9 +61,11 @@ def pareto(
     config = config or Config()
     asked = _asked({"macs": macs, "params": params, **(budgets or {})})
     check_sweep(methods, asked, [resource.name for resource in options.get("resources", ())])
+    check_model(model)
+    form = form_of(model, options.get("loss"))
     shared = {
-        "dataset": as_examples(dataset),
-        "validation": None if validation is None else as_examples(validation, "validation"),
+        "dataset": as_examples(dataset, form=form),
+        "validation": None if validation is None else as_examples(validation, "validation", form),
         **options,
     }
     with held(config.output_dir), removed_together():

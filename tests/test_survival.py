@@ -21,12 +21,12 @@ import cobla_tf
 from cobla_tf.config import Config, FineTuneConfig, SolveConfig
 from cobla_tf.errors import OutputError
 from cobla_tf.events import FILE
-from cobla_tf.examples import as_examples
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
 from cobla_tf.losses import resolve_loss
 from cobla_tf.objective import Objective
 from cobla_tf.progress import bar, doing
+from cobla_tf.reading import as_examples
 from cobla_tf.unfinished import LOCK, Unfinished, held
 
 QUICK = Config(
