@@ -1,10 +1,12 @@
 """Costs of the sites, linear in their ranks; NumPy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
+from cobla_tf.kernels import KernelForm
 from cobla_tf.reach import balanced, least_use
 
 Array = np.ndarray
@@ -154,28 +156,17 @@ def _own_unit(amount: float, places: int) -> int | float:
     return float(Fraction(int(amount)) / Fraction(10) ** places) if places else int(amount)
 
 
-def conv2d_costs(
-    kernel_shape: tuple[int, int, int, int], scheme: str, calls: list[tuple[tuple[int, int], tuple[int, int]]]
-) -> tuple[Array, Array]:
-    """MACs and params of one Conv2D, original and per rank of its two factors; biases are not counted.
+def kernel_costs(form: KernelForm, uses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[Array, Array]:
+    """MACs and params of one layer's kernel, original and per rank of its two factors; biases are not counted.
 
     Args:
-        kernel_shape: (kh, kw, c, f).
-        scheme: "spatial": G carries the vertical stride, so that its output is as high as the layer's and as wide
-            as the input; "channel": G carries both strides.
-        calls: one ((input height, input width), (output height, output width)) for each use of the layer.
+        form: of the kernel.
+        uses: one (sizes of the input, sizes of the output), without channels, for each use of the layer.
 
     Returns:
         original and per_rank in the order of COUNTED, int64 [2] each.
     """
-    kh, kw, c, f = kernel_shape
-    positions = sum(h * w for _, (h, w) in calls)
-    if scheme == "spatial":
-        first, second = kh * c, kw * f
-        first_positions = sum(h * in_w for (_, in_w), (h, _) in calls)
-    else:
-        first, second = kh * kw * c, f
-        first_positions = positions
-    weights = kh * kw * c * f
-    original = np.array([positions * weights, weights], dtype=np.int64)
-    return original, np.array([first_positions * first + positions * second, first + second], dtype=np.int64)
+    weights = np.array(form.weights, dtype=np.int64)
+    macs = weights * np.sum([form.positions(*sizes) for sizes in uses], axis=0)
+    costs = np.stack([macs, weights])  # [2, kernel | G | H]
+    return costs[:, 0], costs[:, 1:].sum(axis=1)

@@ -17,6 +17,7 @@ from cobla_tf.config import (
     CURVATURES,
     EXPORTS,
     GRADIENTS,
+    LAYERS,
     QP_SOLVERS,
     RANK_METHODS,
     ROUNDINGS,
@@ -25,6 +26,7 @@ from cobla_tf.config import (
     Config,
     FineTuneConfig,
     SolveConfig,
+    check_layers,
 )
 from cobla_tf.errors import CoblaError, ConfigError
 from cobla_tf.flagfiles import OPTIONS, resolve_flagfiles
@@ -68,6 +70,9 @@ _METHOD = flags.DEFINE_enum(
     "their own cost and take no budgets.",
 )  # fmt: skip
 _SCHEME = flags.DEFINE_enum("scheme", "spatial", SCHEMES, "kh x 1 then 1 x kw (spatial), or kh x kw then 1 x 1.")
+_LAYERS = flags.DEFINE_list(
+    "layers", list(LAYERS[:1]), f"Kinds of layers to decompose: any of {','.join(LAYERS)}, or all."
+)
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, e.g. whitening,block1_*.")
 _LOSS = flags.DEFINE_string("loss", None, "Any Keras loss by name; cross-entropy over classes if unset.")
 _SAMPLE = flags.DEFINE_float(
@@ -238,7 +243,7 @@ def _compress(config: Config) -> "Result":
 
 
 def _costs() -> dict[str, Any]:
-    """The arguments budgets and resources of compress(), checked as far as is possible without the model."""
+    """The arguments budgets, resources and layers of compress(), checked as far as is possible without the model."""
     from cobla_tf.budgets import merge_budgets, parse_budget, parse_budgets
     from cobla_tf.resources import read_resources
     from cobla_tf.selection import check_method
@@ -247,7 +252,7 @@ def _costs() -> dict[str, Any]:
     macs, params = parse_budget("--macs", _MACS.value), parse_budget("--params", _PARAMS.value)
     budgets = merge_budgets(macs, params, parse_budgets("--budgets", _BUDGETS.value))
     check_method(_METHOD.value, budgets, [resource.name for resource in resources])
-    return {"budgets": budgets, "resources": resources}
+    return {"budgets": budgets, "resources": resources, "layers": check_layers(_LAYERS.value)}
 
 
 def _devices() -> list[str]:

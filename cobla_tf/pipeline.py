@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.budgets import merge_budgets
-from cobla_tf.config import Config
+from cobla_tf.config import LAYERS, Config
 from cobla_tf.errors import DataError
 from cobla_tf.export import FILE_NAMES, export_model, replace_with
 from cobla_tf.finetune import train
@@ -55,6 +55,7 @@ def compress(
     resources: Sequence[Resource] = (),
     scheme: str = "spatial",
     exclude: Sequence[str] = (),
+    layers: str | Sequence[str] = LAYERS[:1],
     validation: Any = None,
     loss: Any = None,
     method: str = COBLA,
@@ -71,6 +72,7 @@ def compress(
             Absolute budgets are in its unit, which should be so small that they are above 1.
         scheme: "spatial" (Eq. 3) or "channel" (Eq. 4).
         exclude: fnmatch patterns of layer names to leave alone.
+        layers: kinds of layers to decompose, of config.LAYERS or "all"; Conv2D alone is the paper's choice.
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an
             in-memory `dataset` is set apart and never optimised on.
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
@@ -86,7 +88,7 @@ def compress(
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
     budgets = merge_budgets(macs, params, budgets)
-    asked = {"method": method, "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
+    asked = {"method": method, "budgets": budgets, "scheme": scheme, "exclude": list(exclude), "layers": layers}
     run = _Run(config, asked)
     with run.clock("checks and decomposition"):
         plan = make_plan(
@@ -96,6 +98,7 @@ def compress(
             resources=resources,
             scheme=scheme,
             exclude=exclude,
+            layers=layers,
             validation=validation,
             loss=loss,
             config=config,

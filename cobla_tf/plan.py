@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from cobla_tf.budgets import Budgets, resolve_limits
-from cobla_tf.config import Config
+from cobla_tf.config import LAYERS, Config, check_layers
 from cobla_tf.costs import CostTable
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Examples, Sample, Stream, as_examples
@@ -59,6 +59,7 @@ def make_plan(
     resources: Sequence[Resource],
     scheme: str,
     exclude: Sequence[str],
+    layers: str | Sequence[str] = LAYERS[:1],
     validation: Any,
     loss: Any,
     config: Config,
@@ -71,6 +72,7 @@ def make_plan(
     """
     if config.output_dir is not None:
         check_writable(config.output_dir)
+    check_layers(layers)
     check_resources(resources)
     check_method(method, budgets, [resource.name for resource in resources])
     make_optimizer(config.fine_tune)
@@ -84,7 +86,7 @@ def make_plan(
     chosen = resolve_loss(loss, model, probe)
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
-    sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))
+    sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]), layers)
     costs = add_resources(sites.costs, sites.names, resources, [layer.name for layer in sites.skipped])
     limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)
     return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method)

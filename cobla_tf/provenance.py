@@ -33,8 +33,8 @@ def site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
     return tuple(
         SiteReport(
             name=site.name,
-            scheme=site.decomposition.scheme,
-            kernel_shape=site.decomposition.kernel_shape,
+            scheme=site.decomposition.form.scheme,
+            kernel_shape=site.decomposition.form.shape,
             rank=None if allocation.whole[i] else int(allocation.ranks[i]),
             full_rank=site.decomposition.full_rank,
             before=dict(zip(costs.resources, costs.own_units(costs.original[:, i]), strict=True)),
