@@ -85,6 +85,8 @@ class SolveConfig:
     """BFGS pairs kept."""
     rounding: str = "model"
     """'model' adds to the draws the exact optimum of an integer program on a model of the loss; 'random' is Eq. 9."""
+    rank_multiple: int = 1
+    """Every rank is a multiple of it; a layer whose full rank is smaller stays whole."""
     draws: int = 4
     """Feasible draws of the randomised rounding (Eq. 9), the best by sampled loss kept; 1 is the paper's."""
     refine_iterations: int = 10
@@ -97,6 +99,7 @@ class SolveConfig:
         _require(_is_count(self.iterations, 1), "iterations", "a whole number, at least 1", self.iterations)
         _require(_is_count(self.renew_every, 0), "renew_every", "a whole number, at least 0", self.renew_every)
         _require(_is_count(self.memory, 1), "memory", "a whole number, at least 1", self.memory)
+        _require(_is_count(self.rank_multiple, 1), "rank_multiple", "a whole number, at least 1", self.rank_multiple)
         _require(_is_count(self.draws, 1), "draws", "a whole number, at least 1", self.draws)
         _require(
             _is_count(self.refine_iterations, 0),

@@ -98,6 +98,9 @@ _ROUNDING = flags.DEFINE_enum(
     "rounding", SolveConfig.rounding, ROUNDINGS, "By an integer program on a model of the loss too, or by draws alone."
 )
 _BAND = flags.DEFINE_bool("band", SolveConfig.band, "Free only the masks on which the heuristics disagree.")
+_MULTIPLE = flags.DEFINE_integer(
+    "rank_multiple", SolveConfig.rank_multiple, "Every rank is a multiple of it, e.g. 8, or the layer stays whole.", 1
+)
 _DRAWS = flags.DEFINE_integer("draws", SolveConfig.draws, "Feasible draws of the randomised rounding, best kept.", 1)
 _REFINE = flags.DEFINE_integer(
     "refine_iterations", SolveConfig.refine_iterations, "Iterations that re-scale the kept terms, ranks fixed.", 0
@@ -183,6 +186,7 @@ def _config() -> Config:
             rounding=_ROUNDING.value,
             band=_BAND.value,
             qp_solver=_QP_SOLVER.value,
+            rank_multiple=_MULTIPLE.value,
             draws=_DRAWS.value,
             refine_iterations=_REFINE.value,
         ),

@@ -1,16 +1,17 @@
 """Everything that is checked and settled before the first gradient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from cobla_tf.budgets import Budgets, resolve_limits
 from cobla_tf.config import LAYERS, Config, check_layers
 from cobla_tf.costs import CostTable
-from cobla_tf.errors import DataError
+from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream, as_examples
 from cobla_tf.export import check_writable
 from cobla_tf.finetune import make_optimizer
@@ -87,7 +88,8 @@ def make_plan(
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
     sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]), layers)
-    costs = add_resources(sites.costs, sites.names, resources, [layer.name for layer in sites.skipped])
+    costs = _in_multiples(sites.costs, sites.names, config.solve.rank_multiple)
+    costs = add_resources(costs, sites.names, resources, [layer.name for layer in sites.skipped])
     limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)
     return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method)
 
@@ -103,6 +105,23 @@ def _split(dataset: Any, validation: Any, seed: int) -> tuple[Examples, Examples
         raise DataError("expected at least 2 images, of which one is held out, got 1; pass validation=.")
     rest, held_out = train_set.split(HELD_OUT_SHARE, np.random.default_rng(seed))
     return rest, held_out, f"{held_out.size:,} images set apart from the {train_set.size:,} given, never optimised on"
+
+
+def _in_multiples(costs: CostTable, names: Sequence[str], multiple: int) -> CostTable:
+    """Ranks in multiples only.
+
+    Raises:
+        ConfigError: no site has such a rank.
+    """
+    largest = int(costs.full_ranks.max())
+    if largest < multiple:
+        raise ConfigError(
+            f"rank_multiple must be at most {largest}, the largest full rank of a site "
+            f"({names[int(costs.full_ranks.argmax())]}), got {multiple}."
+        )
+    for i in np.flatnonzero(costs.full_ranks < multiple):
+        logging.info("%s is kept whole: its full rank %d is below the multiple", names[i], costs.full_ranks[i])
+    return replace(costs, multiple=multiple)
 
 
 def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.Model, loss: Loss) -> None:

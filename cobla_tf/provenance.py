@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cobla_tf.costs import CostTable
 from cobla_tf.plan import Plan
 from cobla_tf.report import BudgetReport, SiteReport
 from cobla_tf.solution import Solution
@@ -39,10 +40,16 @@ def site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
             full_rank=site.decomposition.full_rank,
             before=dict(zip(costs.resources, costs.own_units(costs.original[:, i]), strict=True)),
             after=dict(zip(costs.resources, costs.own_units(after[:, i]), strict=True)),
-            reason="two factors of the rank it is worth would cost no less" if allocation.whole[i] else "",
+            reason=_why_whole(costs, i) if allocation.whole[i] else "",
         )
         for i, site in enumerate(plan.sites.found)
     )
+
+
+def _why_whole(costs: CostTable, i: int) -> str:
+    if costs.full_ranks[i] < costs.multiple:
+        return f"its full rank is below the rank multiple {costs.multiple}"
+    return "two factors of the rank it is worth would cost no less"
 
 
 def versions() -> dict[str, str]:
