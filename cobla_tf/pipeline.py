@@ -14,7 +14,7 @@ from absl import logging
 from cobla_tf.baselines.method import Method
 from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
-from cobla_tf.config import Config
+from cobla_tf.config import LAYERS, Config
 from cobla_tf.digest import digest
 from cobla_tf.errors import DataError
 from cobla_tf.export import Exports, FailedExportError, export_model, replace_with
@@ -67,6 +67,7 @@ def compress(
     resources: Sequence[Resource] = (),
     scheme: str = "spatial",
     exclude: Sequence[str] = (),
+    layers: str | Sequence[str] = LAYERS[:1],
     validation: Any = None,
     loss: Any = None,
     method: str | Method = COBLA,
@@ -84,6 +85,7 @@ def compress(
             Absolute budgets are in its unit, which should be so small that they are above 1.
         scheme: "spatial" (Eq. 3) or "channel" (Eq. 4).
         exclude: fnmatch patterns of layer names to leave alone.
+        layers: kinds of layers to decompose, of config.LAYERS or "all"; Conv2D alone is the paper's choice.
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an
             in-memory `dataset` is set apart and never optimised on.
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
@@ -102,7 +104,13 @@ def compress(
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
     budgets = merge_budgets(macs, params, budgets)
-    asked = {"method": method_name(method), "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
+    asked = {
+        "method": method_name(method),
+        "budgets": budgets,
+        "scheme": scheme,
+        "exclude": list(exclude),
+        "layers": layers,
+    }
     run = _Run(config, asked)
     with held(config.output_dir):
         with run.clock("checks and decomposition"), doing("checks and decomposition"):
@@ -113,6 +121,7 @@ def compress(
                 resources=resources,
                 scheme=scheme,
                 exclude=exclude,
+                layers=layers,
                 validation=validation,
                 loss=loss,
                 config=config,

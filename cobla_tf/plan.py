@@ -1,18 +1,19 @@
 """Everything that is checked and settled before the first gradient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import Budgets, resolve_limits
-from cobla_tf.config import Config
+from cobla_tf.config import LAYERS, Config, check_layers
 from cobla_tf.costs import CostTable
 from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
-from cobla_tf.errors import DataError
+from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.export import check_exports, check_writable
 from cobla_tf.finetune import make_optimizer
@@ -66,6 +67,7 @@ def make_plan(
     resources: Sequence[Resource],
     scheme: str,
     exclude: Sequence[str],
+    layers: str | Sequence[str] = LAYERS[:1],
     validation: Any,
     loss: Any,
     config: Config,
@@ -79,6 +81,7 @@ def make_plan(
     if config.output_dir is not None:
         check_exports(config.exports)
         check_writable(config.output_dir)
+    check_layers(layers)
     check_resources(resources)
     check_method(method, budgets, [resource.name for resource in resources])
     make_optimizer(config.fine_tune)
@@ -92,8 +95,9 @@ def make_plan(
     chosen = resolve_loss(loss, model, probe)
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
-    sites = find_sites(model, scheme, exclude, shape_of(probe.images))
-    costs = add_resources(sites.costs, sites.names, resources, [layer.name for layer in sites.skipped])
+    sites = find_sites(model, scheme, exclude, shape_of(probe.images), layers)
+    costs = _in_multiples(sites.costs, sites.names, config.solve.rank_multiple)
+    costs = add_resources(costs, sites.names, resources, [layer.name for layer in sites.skipped])
     limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)
     precision = resolve_precision(config.solve.precision)
     return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method, precision)
@@ -110,6 +114,23 @@ def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Exampl
         raise DataError("expected at least 2 images, of which one is held out, got 1; pass validation=.")
     rest, held_out = train_set.split(HELD_OUT_SHARE, np.random.default_rng(seed))
     return rest, held_out, f"{held_out.size:,} images set apart from the {train_set.size:,} given, never optimised on"
+
+
+def _in_multiples(costs: CostTable, names: Sequence[str], multiple: int) -> CostTable:
+    """Ranks in multiples only.
+
+    Raises:
+        ConfigError: no site has such a rank.
+    """
+    largest = int(costs.full_ranks.max())
+    if largest < multiple:
+        raise ConfigError(
+            f"rank_multiple must be at most {largest}, the largest full rank of a site "
+            f"({names[int(costs.full_ranks.argmax())]}), got {multiple}."
+        )
+    for i in np.flatnonzero(costs.full_ranks < multiple):
+        logging.info("%s is kept whole: its full rank %d is below the multiple", names[i], costs.full_ranks[i])
+    return replace(costs, multiple=multiple)
 
 
 def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.Model, loss: Loss | LossSum) -> None:

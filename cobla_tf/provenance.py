@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cobla_tf.config import Config
+from cobla_tf.costs import CostTable
 from cobla_tf.digest import digest
 from cobla_tf.elements import cast, forward
 from cobla_tf.plan import Plan
@@ -41,16 +42,22 @@ def site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
     return tuple(
         SiteReport(
             name=site.name,
-            scheme=site.decomposition.scheme,
-            kernel_shape=site.decomposition.kernel_shape,
+            scheme=site.decomposition.form.scheme,
+            kernel_shape=site.decomposition.form.shape,
             rank=None if allocation.whole[i] else int(allocation.ranks[i]),
             full_rank=site.decomposition.full_rank,
             before=dict(zip(costs.resources, costs.own_units(costs.original[:, i]), strict=True)),
             after=dict(zip(costs.resources, costs.own_units(after[:, i]), strict=True)),
-            reason="two factors of the rank it is worth would cost no less" if allocation.whole[i] else "",
+            reason=_why_whole(costs, i) if allocation.whole[i] else "",
         )
         for i, site in enumerate(plan.sites.found)
     )
+
+
+def _why_whole(costs: CostTable, i: int) -> str:
+    if costs.full_ranks[i] < costs.multiple:
+        return f"its full rank is below the rank multiple {costs.multiple}"
+    return "two factors of the rank it is worth would cost no less"
 
 
 def versions() -> dict[str, str]:
