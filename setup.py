@@ -18,11 +18,12 @@ setup(
         "cobla_tf.experiments.benchmarks",
     ],
     package_dir={"cobla_tf.experiments": "experiments"},
-    package_data={"cobla_tf.experiments": ["*.flags"]},
+    package_data={"cobla_tf.experiments": ["*.flags"], "cobla_tf.page": ["templates/*"]},
     install_requires=[
         "absl-py>=2.3",
         "clarabel>=0.11",
         "importlib_resources>=6.5",
+        "jinja2>=3.1",
         "keras>=3.15",
         "matplotlib>=3.10",
         "mosek>=11.0",

@@ -33,8 +33,8 @@ from cobla_tf.quiet import quiet
 if TYPE_CHECKING:
     import keras
 
-    from cobla_tf.pipeline import Result
     from cobla_tf.plan import Plan
+    from cobla_tf.result import Result
 
 DEFAULT_FLAGFILE = "digits.flags"
 HELP = {"help", "helpfull", "helpshort", "helpxml", "h", "?"}

@@ -24,25 +24,13 @@ from cobla_tf.provenance import budget_reports, command, site_reports, versions
 from cobla_tf.report import Evaluation, IterationRecord, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
+from cobla_tf.result import Result
 from cobla_tf.selection import COBLA, select_ranks
 from cobla_tf.solution import Solution
 from cobla_tf.solve import Solver
 from cobla_tf.surgery import mask_model, rebuild
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What compress() returns.
-
-    Attributes:
-        model: the compressed network, of built-in layers only; fine-tuned where that was asked for.
-        report: what was done, per site and in total.
-    """
-
-    model: keras.Model
-    report: Report
 
 
 def compress(
@@ -213,6 +201,7 @@ class _Run:
             budgets=budget_reports(plan, solution),
             sites=site_reports(plan, solution),
             skipped=plan.sites.skipped,
+            network=plan.sites.network,
             iterations=solution.records,
             qp_solver=plan.qp_solver,
             status=solution.status,

@@ -10,9 +10,9 @@ import numpy as np
 from cobla_tf.costs import COUNTED, CostTable, conv2d_costs
 from cobla_tf.decomposition import Decomposition, decompose
 from cobla_tf.errors import ConfigError, ModelError
-from cobla_tf.graph import Call, check_model, record_calls
+from cobla_tf.graph import Call, check_model, record_operations
 from cobla_tf.layout import Layout
-from cobla_tf.report import SkippedLayer
+from cobla_tf.report import LayerCall, SkippedLayer
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Sites:
-    """All sites of a model in the order of computation, and the layers that are none though they have a kernel."""
+    """All sites of a model in the order of computation, and the layers that are none though they have a kernel.
+
+    `network` holds every call of a layer, sites or not, as a graph.
+    """
 
     found: tuple[Site, ...]
     skipped: tuple[SkippedLayer, ...]
+    network: tuple[LayerCall, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,7 +85,8 @@ def find_sites(
     check_model(model)
     if isinstance(exclude, str):
         raise ConfigError(f"exclude must be a sequence of patterns, got the string {exclude!r}; write [{exclude!r}].")
-    calls = _calls_by_layer(record_calls(model, input_shape))
+    operations = record_operations(model, input_shape)
+    calls = _calls_by_layer([call for call in operations if isinstance(call.layer, keras.layers.Layer)])
     _check_patterns(exclude, [call for (call, *_) in calls])
     found, skipped = [], []
     for uses in calls:
@@ -95,7 +100,15 @@ def find_sites(
             f"model {model.name!r} has no layer left to decompose (expected at least one Conv2D that is not excluded): "
             + "; ".join(f"{layer.name}: {layer.reason}" for layer in skipped)
         )
-    return Sites(tuple(found), tuple(skipped))
+    return Sites(tuple(found), tuple(skipped), _network(operations))
+
+
+def _network(operations: list[Call]) -> tuple[LayerCall, ...]:
+    names: dict[int, str] = {}  # a shared layer has the name of its first use, as its site has
+    return tuple(
+        LayerCall(names.setdefault(id(call.layer), call.path), type(call.layer).__name__, call.inputs)
+        for call in operations
+    )
 
 
 def _calls_by_layer(calls: list[Call]) -> list[list[Call]]:
