@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What compress() returns; at the end of a notebook's cell it shows its figures in brief.
 
@@ -38,6 +38,12 @@ class Result:
         if what not in FIGURES:
             raise ConfigError(f"plot() draws one of {', '.join(FIGURES)}, got {what!r}.")
         return FIGURES[what](self.report)
+
+    def __repr__(self) -> str:
+        """The report in five lines; `print(result.report)` has all of it."""
+        from cobla_tf.page import headlines
+
+        return "\n".join([f"{self.report.model}, compressed", *headlines(self.report)])
 
     def _repr_html_(self) -> str:
         from cobla_tf.page import brief_html

@@ -219,6 +219,7 @@ def test_terms_are_drawn_to_the_number_that_can_be_seen(terms):
 
 def test_a_result_shows_and_draws_itself(tmp_path):
     result = Result(None, full_report())
+    assert repr(result).splitlines() == ["tiny, compressed", *headlines(result.report)]
     page = Page(result._repr_html_())
     assert all(text in page.text for text in (*headlines(result.report), "conv0", "5 of 12", "-2.50"))
     assert page.elements["script"] == page.elements["style"] == 0
