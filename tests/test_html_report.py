@@ -80,7 +80,7 @@ def test_every_figure_of_the_report_is_on_the_page():
         *("5 of 12", "whole", "too small", "bn|1", "BatchNormalization", "has no kernel"),
         *("3,000,000", "1,600,000", "1,512,345", "50.4 %", "94.5 %", "latency", "1.125"),
         *("90.00 %", "87.50 %", "-2.50", "100 test images", "82.56 % to 94.48 %"),
-        *("solve", "converged", "structured", "0.25", "no converter", "a note"),
+        *("solve", "Converged.", "structured", "0.25", "no converter", "a note"),
         *("cobla --seed=7", "Seed 7", "keras 3.15", "solve.memory", "30", "masks", "12.5", "out/compressed.keras"),
     ):
         assert text in page.text
@@ -186,6 +186,25 @@ def test_strands_join_from_row_to_row_and_no_layer_is_lost(seed):
         below = set(re.findall(rf"M([\d.]+) [\d.]+V{row.height}(?!\d)", strand.path))
         assert all(0 < float(x) < width for x in below | set(starts))
     assert below == set()
+
+
+def test_only_what_alone_reads_a_layer_stands_behind_it():
+    calls = (
+        LayerCall("conv0", "Conv2D", ()),
+        LayerCall("norm", "BatchNormalization", (0,)),
+        LayerCall("relu", "ReLU", (1,)),
+        LayerCall("add", "Add", (2, 1)),
+        LayerCall("bn|1", "Dense", (3,)),
+    )
+    rows = network_rows(make_report(1, network=calls))
+    got = [(row.name, row.then, row.inputs) for row in rows]
+    assert got == [
+        ("input", (), ()),
+        ("conv0", ("BatchNormalization",), (0,)),
+        ("relu", (), (1,)),
+        ("add", (), (2, 1)),
+        ("bn|1", (), (3,)),
+    ]
 
 
 def test_a_line_has_gaps_stays_in_its_box_and_is_thinned():

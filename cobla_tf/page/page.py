@@ -60,7 +60,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"amount": amount_text, "short": short_text, "number": number_text, "per_cent": share_of_one}
+    environment.filters |= {"amount": amount_text, "short": short_text, "sentence": sentence}
+    environment.filters |= {"number": number_text, "per_cent": share_of_one}
     return environment
 
 
@@ -77,8 +78,8 @@ def headlines(report: Report) -> list[str]:
         f"{sites - whole} of {sites} sites are two smaller layers each (scheme {report.scheme}), {whole} kept whole; "
         f"other layers with weights, left alone: {len(report.skipped)}.",
         _accuracies(report),
-        f"{(report.size() or 'whole model: not counted').capitalize()}.",
-        f"{report.effort()}.",
+        sentence(report.size() or "whole model: not counted"),
+        sentence(report.effort()),
     ]
 
 
@@ -90,6 +91,11 @@ def number_text(value: float | None, form: str = ".4g") -> str:
 def share_of_one(value: float | None, decimals: int = 1) -> str:
     """A share in per cent; a dash as in `number_text`."""
     return ABSENT if value is None or not math.isfinite(value) else f"{100 * value:.{decimals}f} %"
+
+
+def sentence(text: str) -> str:
+    """With a capital first and a full stop last, all else as it is."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def kept_share(site: SiteReport, resource: str) -> float:
