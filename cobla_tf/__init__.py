@@ -4,7 +4,7 @@ from typing import Any
 
 _PUBLIC = {
     "compress": "cobla_tf.pipeline",
-    "Result": "cobla_tf.pipeline",
+    "Result": "cobla_tf.result",
     "Config": "cobla_tf.config",
     "SolveConfig": "cobla_tf.config",
     "FineTuneConfig": "cobla_tf.config",

@@ -20,6 +20,7 @@ class Call:
         path: names from the outermost nested model to the layer, joined by "/".
         input_shape, output_shape: without the batch axis.
         shares_with: path of another layer that holds one of its weights by reference; empty where there is none.
+        inputs: places in `record_operations` of what its inputs come from; the model's own inputs have none.
     """
 
     layer: keras.layers.Layer
@@ -27,6 +28,7 @@ class Call:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     shares_with: str = ""
+    inputs: tuple[int, ...] = ()
 
 
 def check_model(model: Any) -> None:
@@ -84,7 +86,12 @@ def leaf_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, ker
 
 
 def record_calls(model: keras.Model, input_shape: tuple[Any, ...] | None = None) -> list[Call]:
-    """All calls of leaf layers, in the order of computation, with nested models opened.
+    """All calls of leaf layers: `record_operations` without the operations that are no layers."""
+    return [call for call in record_operations(model, input_shape) if isinstance(call.layer, keras.layers.Layer)]
+
+
+def record_operations(model: keras.Model, input_shape: tuple[Any, ...] | None = None) -> list[Call]:
+    """All calls of leaf layers and of plain operations on tensors, in the order of computation, nested models opened.
 
     Args:
         model: a functional or Sequential model; it is not changed.
@@ -182,9 +189,11 @@ def _tensors(*structure: Any) -> list[Any]:
 class _Recorder:
     shared: dict[int, str]
     calls: list[Call] = field(default_factory=list)
+    origins: dict[int, tuple[Any, tuple[int, ...]]] = field(default_factory=dict)
+    """By id() of a tensor: the tensor, which keeps the id its own, and the calls that it comes from."""
 
-    def replay(self, model: keras.Model, like: list[Any] | None, prefix: str) -> None:
-        """Call copies of a model's layers on inputs of the shapes of `like`, its own ones by default."""
+    def replay(self, model: keras.Model, like: list[Any] | None, prefix: str) -> list[Any]:
+        """Call copies of a model's layers on inputs of the shapes of `like`, its own ones by default; the outputs."""
         view, originals = _functional(model), {}
 
         def clone(layer: Any) -> Any:
@@ -195,19 +204,32 @@ class _Recorder:
         def call(stand_in: Any, *args: Any, **kwargs: Any) -> Any:
             layer, given = originals[id(stand_in)], _tensors(args, kwargs)
             if is_graph(layer):
-                self.replay(layer, given, f"{prefix}{layer.name}/")
-                return stand_in(*args, **kwargs)
+                inner = self.replay(layer, given, f"{prefix}{layer.name}/")
+                outputs = stand_in(*args, **kwargs)
+                self._link(_tensors(outputs), [self._origin(tensor) for tensor in inner])
+                return outputs
             outputs = stand_in(*args, **kwargs)
-            if isinstance(layer, keras.layers.Layer) and given:
-                shapes = tuple(given[0].shape[1:]), tuple(_tensors(outputs)[0].shape[1:])
-                self.calls.append(Call(layer, prefix + layer.name, *shapes, self.shared.get(id(layer), "")))
+            if given:
+                made, before = _tensors(outputs), dict.fromkeys(i for tensor in given for i in self._origin(tensor))
+                shapes = tuple(given[0].shape[1:]), tuple(made[0].shape[1:])
+                self._link(made, [(len(self.calls),)] * len(made))
+                self.calls.append(
+                    Call(layer, prefix + layer.name, *shapes, self.shared.get(id(layer), ""), tuple(before))
+                )
             return outputs
 
         inputs = None
         if like is not None:
             fresh = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in like]
+            self._link(fresh, [self._origin(tensor) for tensor in like])
             inputs = keras.tree.pack_sequence_as(view.input, fresh)
-        keras.models.clone_model(view, input_tensors=inputs, clone_function=clone, call_function=call)
+        return keras.models.clone_model(view, input_tensors=inputs, clone_function=clone, call_function=call).outputs
+
+    def _origin(self, tensor: Any) -> tuple[int, ...]:
+        return self.origins.get(id(tensor), (tensor, ()))[1]
+
+    def _link(self, tensors: list[Any], origins: list[tuple[int, ...]]) -> None:
+        self.origins.update((id(t), (t, origin)) for t, origin in zip(tensors, origins, strict=True))
 
 
 @dataclass

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     import keras
 
     from cobla_tf.curve import Curve
-    from cobla_tf.pipeline import Result
     from cobla_tf.plan import Plan
     from cobla_tf.resources import Resource
+    from cobla_tf.result import Result
     from cobla_tf.unfinished import Unfinished
 
 DEFAULT_FLAGFILE = "digits.flags"

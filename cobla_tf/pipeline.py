@@ -30,6 +30,7 @@ from cobla_tf.recorded import evaluate_recorded
 from cobla_tf.report import Evaluation, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
+from cobla_tf.result import Result
 from cobla_tf.selection import COBLA, method_name, select_ranks
 from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.speed import benchmark
@@ -40,21 +41,6 @@ from cobla_tf.watched_solve import make_solver
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
 CALIBRATION = 100
 """Training images that 8-bit exports take their ranges from."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What compress() returns.
-
-    Attributes:
-        model: the compressed network, of built-in layers only; fine-tuned where that was asked for.
-        report: what was done, per site and in total.
-        warm: what a solve for other budgets on the same sites can start from; None where nothing was optimised.
-    """
-
-    model: keras.Model
-    report: Report
-    warm: WarmStart | None = None
 
 
 def compress(
@@ -270,6 +256,7 @@ class _Run:
             budgets=budget_reports(plan, solution),
             sites=site_reports(plan, solution),
             skipped=plan.sites.skipped,
+            network=plan.sites.network,
             iterations=solution.records,
             qp_solver=plan.qp_solver,
             precision=plan.precision,

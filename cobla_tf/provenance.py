@@ -4,6 +4,7 @@ import dataclasses
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,9 @@ def budget_reports(plan: Plan, solution: Solution) -> tuple[BudgetReport, ...]:
 
 def site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
     """Every site before and after, in the order of the network."""
-    allocation, costs = solution.rounded.allocation, plan.costs
-    after = costs.of_sites(allocation)
+    allocation, costs, layout = solution.rounded.allocation, plan.costs, plan.sites.layout
+    after, scales = costs.of_sites(allocation), layout.split(solution.rounded.scale)
+    masks = [()] * len(scales) if solution.relaxed is None else layout.split(solution.relaxed)
     return tuple(
         SiteReport(
             name=site.name,
@@ -49,6 +51,9 @@ def site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
             before=dict(zip(costs.resources, costs.own_units(costs.original[:, i]), strict=True)),
             after=dict(zip(costs.resources, costs.own_units(after[:, i]), strict=True)),
             reason=_why_whole(costs, i) if allocation.whole[i] else "",
+            singular_values=_digits(site.decomposition.sigma),
+            masks=_digits(masks[i]),
+            scales=_digits(scales[i]),
         )
         for i, site in enumerate(plan.sites.found)
     )
@@ -58,6 +63,11 @@ def _why_whole(costs: CostTable, i: int) -> str:
     if costs.full_ranks[i] < costs.multiple:
         return f"its full rank is below the rank multiple {costs.multiple}"
     return "two factors of the rank it is worth would cost no less"
+
+
+def _digits(values: Iterable[float]) -> tuple[float, ...]:
+    """To six significant digits, which is finer than what can be drawn and half as long in a file."""
+    return tuple(float(f"{value:.6g}") for value in values)
 
 
 def versions() -> dict[str, str]:

@@ -11,11 +11,11 @@ from cobla_tf.config import LAYERS, SCHEMES, check_layers
 from cobla_tf.costs import COUNTED, CostTable, kernel_costs
 from cobla_tf.decomposition import Decomposition, decompose
 from cobla_tf.errors import ConfigError, ModelError
-from cobla_tf.graph import Call, check_model, record_calls
+from cobla_tf.graph import Call, check_model, record_operations
 from cobla_tf.kinds import KINDS, Kind, channels_first, name_of
 from cobla_tf.layout import Layout
 from cobla_tf.progress import bar
-from cobla_tf.report import SkippedLayer
+from cobla_tf.report import LayerCall, SkippedLayer
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Sites:
-    """All sites of a model in the order of computation, and the layers that are none though they have a kernel."""
+    """All sites of a model in the order of computation, and the layers that are none though they have a kernel.
+
+    `network` holds every call of a layer, sites or not, as a graph.
+    """
 
     found: tuple[Site, ...]
     skipped: tuple[SkippedLayer, ...]
+    network: tuple[LayerCall, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,7 +98,8 @@ def find_sites(
     if isinstance(exclude, str):
         raise ConfigError(f"exclude must be a sequence of patterns, got the string {exclude!r}; write [{exclude!r}].")
     layers = check_layers(layers)
-    calls = _calls_by_layer(record_calls(model, input_shape))
+    operations = record_operations(model, input_shape)
+    calls = _calls_by_layer([call for call in operations if isinstance(call.layer, keras.layers.Layer)])
     _check_patterns(exclude, [call for (call, *_) in calls])
     found, skipped = [], []
     for uses in bar(calls, len(calls), "layers"):
@@ -109,7 +114,15 @@ def find_sites(
             f"{', '.join(layers)} that is not excluded): "
             + "; ".join(f"{layer.name}: {layer.reason}" for layer in skipped)
         )
-    return Sites(tuple(found), tuple(skipped))
+    return Sites(tuple(found), tuple(skipped), _network(operations))
+
+
+def _network(operations: list[Call]) -> tuple[LayerCall, ...]:
+    names: dict[int, str] = {}  # a shared layer has the name of its first use, as its site has
+    return tuple(
+        LayerCall(names.setdefault(id(call.layer), call.path), type(call.layer).__name__, call.inputs)
+        for call in operations
+    )
 
 
 def _calls_by_layer(calls: list[Call]) -> list[list[Call]]:
