@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 
 from cobla_tf.errors import CoblaError, ConfigError
+from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
@@ -98,6 +99,8 @@ def _convert() -> None:
     missing = [flag.name for flag in (_NETWORK, _SOURCE, _TARGET) if flag.value is None]
     if missing:
         raise ConfigError(f"expected --{', --'.join(missing)}; --help tells their forms.")
+    with quiet():  # TensorFlow's first import writes to the terminal
+        import keras  # noqa: F401
     target = Path(_TARGET.value)
     _, preprocessing = convert(_NETWORK.value, Path(_SOURCE.value), target, _WHITENING.value, _check())
     print(f"{target} is written; use it with --model={target} --preprocessing={preprocessing}")
