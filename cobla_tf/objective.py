@@ -9,9 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cobla_tf.elements import cast, each, forward, joined, parts_of
 from cobla_tf.examples import Examples, Sample
-from cobla_tf.losses import Loss
+from cobla_tf.loss import Loss, LossSum
 from cobla_tf.precision import products_in
+from cobla_tf.progress import bar
 from cobla_tf.report import Evaluation
 from cobla_tf.surgery import MaskedModel
 
@@ -52,7 +54,7 @@ class Objective:
     """
 
     def __init__(
-        self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample, precision: str = "float32"
+        self, masked: MaskedModel, loss: Loss | LossSum, batch_size: int, probe: Sample, precision: str = "float32"
     ) -> None:
         """Trace both steps."""
         self.precision = precision
@@ -93,7 +95,7 @@ class Objective:
         """
         self._masked.write(masks)
         squares = np.zeros(len(masks))
-        for image in sample.batches(1):
+        for image in bar(sample.batches(1), sample.size, "images"):
             squares += self._gradient(Sample(*image))[1] ** 2
         return squares / sample.size
 
@@ -103,9 +105,10 @@ class Objective:
         self._masked.write(masks)
         model = self._masked.model
         batches = tensors(model, sample, self._batch_size)
-        outputs = tf.concat([model(images, training=False) for images, _ in batches], axis=0)
-        mean = tf.reduce_mean(outputs, axis=0, keepdims=True)
-        return float(self._loss.total(sample.labels, tf.repeat(mean, sample.size, axis=0))) / sample.size
+        outputs = zip(*(parts_of(forward(model, images)) for images, _ in batches), strict=True)
+        means = [tf.reduce_mean(tf.concat(parts, axis=0), axis=0, keepdims=True) for parts in outputs]
+        constant = joined([tf.repeat(mean, sample.size, axis=0) for mean in means])
+        return float(self._loss.total(sample.labels, constant)) / sample.size
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
@@ -124,23 +127,23 @@ class Objective:
         return total / sample.size
 
 
-def _signature(model: keras.Model, probe: Sample) -> list[tf.TensorSpec]:
-    images, labels = next(tensors(model, probe, 1))
-    return [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in (images, labels)]
+def _signature(model: keras.Model, probe: Sample) -> list[Any]:
+    batch = next(tensors(model, probe, 1))
+    return [each(lambda part: tf.TensorSpec((None, *part.shape[1:]), part.dtype), one) for one in batch]
 
 
-def _traced(step: Callable, signature: list[tf.TensorSpec]) -> Callable:
+def _traced(step: Callable, signature: list[Any]) -> Callable:
     """One graph for batches of any size."""
     return tf.function(step, input_signature=signature).get_concrete_function()
 
 
 def _steps(
-    masked: MaskedModel, loss: Loss, sums: list[tf.Variable], signature: list[tf.TensorSpec]
+    masked: MaskedModel, loss: Loss | LossSum, sums: list[tf.Variable], signature: list[Any]
 ) -> tuple[Callable, Callable]:
-    def total(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return loss.total(labels, masked.model(images, training=False))
+    def total(images: Any, labels: Any) -> tf.Tensor:
+        return loss.total(labels, forward(masked.model, images))
 
-    def gradient_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def gradient_step(images: Any, labels: Any) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masked.variables)
             value = total(images, labels)
@@ -154,15 +157,15 @@ def _steps(
 
 def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
     """Batches as tensors, images in the dtype of the model's input."""
-    for images, labels in examples.batches(batch_size):
-        yield tf.convert_to_tensor(images.astype(model.inputs[0].dtype, copy=False)), tf.convert_to_tensor(labels)
+    for images, labels in bar(examples.batches(batch_size), -(-examples.size // batch_size), "batches"):
+        yield each(tf.convert_to_tensor, cast(model, images)), each(tf.convert_to_tensor, labels)
 
 
-def evaluate(model: keras.Model, examples: Examples, loss: Loss, batch_size: int) -> Evaluation:
+def evaluate(model: keras.Model, examples: Examples, loss: Loss | LossSum, batch_size: int) -> Evaluation:
     """Mean loss, and accuracy where labels are classes, over all examples."""
 
-    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        outputs = model(images, training=False)
+    def step(images: Any, labels: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = forward(model, images)
         hits = loss.hits(labels, outputs) if loss.labels != "other" else tf.constant(0)
         return loss.total(labels, outputs), hits
 
@@ -170,5 +173,5 @@ def evaluate(model: keras.Model, examples: Examples, loss: Loss, batch_size: int
     total, hits, count = 0.0, 0, 0
     for images, labels in tensors(model, examples, batch_size):
         value, correct = traced(images, labels)
-        total, hits, count = total + float(value), hits + int(correct), count + len(images)
+        total, hits, count = total + float(value), hits + int(correct), count + len(parts_of(images)[0])
     return Evaluation(total / count, hits / count if loss.labels != "other" else None, count)

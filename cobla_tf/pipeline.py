@@ -12,44 +12,35 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.baselines.method import Method
+from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
-from cobla_tf.config import Config
+from cobla_tf.config import LAYERS, Config
 from cobla_tf.digest import digest
 from cobla_tf.errors import DataError
-from cobla_tf.export import FILE_NAMES, export_model, replace_with
+from cobla_tf.export import Exports, FailedExportError, export_model, replace_with
+from cobla_tf.export_formats import FILE_NAMES
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
-from cobla_tf.notes import left_from_before, lost_attributes, untrained
-from cobla_tf.objective import Objective
+from cobla_tf.notes import left_from_before, lost_attributes, of_one_output, renormalised, untrained
 from cobla_tf.plan import Plan, make_plan
 from cobla_tf.precision import products_in
+from cobla_tf.progress import doing
 from cobla_tf.provenance import budget_reports, command, fingerprint, site_reports, versions
-from cobla_tf.recorded import RecordedObjective, evaluate_recorded
-from cobla_tf.report import Evaluation, IterationRecord, Report
+from cobla_tf.recorded import evaluate_recorded
+from cobla_tf.report import Evaluation, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
+from cobla_tf.result import Result
 from cobla_tf.selection import COBLA, method_name, select_ranks
 from cobla_tf.solution import Solution, WarmStart
-from cobla_tf.solve import Solver
-from cobla_tf.surgery import mask_model, rebuild
+from cobla_tf.speed import benchmark
+from cobla_tf.surgery import rebuild
 from cobla_tf.unfinished import Unfinished, held
+from cobla_tf.watched_solve import make_solver
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What compress() returns.
-
-    Attributes:
-        model: the compressed network, of built-in layers only; fine-tuned where that was asked for.
-        report: what was done, per site and in total.
-        warm: what a solve for other budgets on the same sites can start from; None where nothing was optimised.
-    """
-
-    model: keras.Model
-    report: Report
-    warm: WarmStart | None = None
+CALIBRATION = 100
+"""Training images that 8-bit exports take their ranges from."""
 
 
 def compress(
@@ -62,6 +53,7 @@ def compress(
     resources: Sequence[Resource] = (),
     scheme: str = "spatial",
     exclude: Sequence[str] = (),
+    layers: str | Sequence[str] = LAYERS[:1],
     validation: Any = None,
     loss: Any = None,
     method: str | Method = COBLA,
@@ -79,6 +71,7 @@ def compress(
             Absolute budgets are in its unit, which should be so small that they are above 1.
         scheme: "spatial" (Eq. 3) or "channel" (Eq. 4).
         exclude: fnmatch patterns of layer names to leave alone.
+        layers: kinds of layers to decompose, of config.LAYERS or "all"; Conv2D alone is the paper's choice.
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an
             in-memory `dataset` is set apart and never optimised on.
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
@@ -97,10 +90,16 @@ def compress(
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
     budgets = merge_budgets(macs, params, budgets)
-    asked = {"method": method_name(method), "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
+    asked = {
+        "method": method_name(method),
+        "budgets": budgets,
+        "scheme": scheme,
+        "exclude": list(exclude),
+        "layers": layers,
+    }
     run = _Run(config, asked)
     with held(config.output_dir):
-        with run.clock("checks and decomposition"):
+        with run.clock("checks and decomposition"), doing("checks and decomposition"):
             plan = make_plan(
                 model,
                 dataset,
@@ -108,6 +107,7 @@ def compress(
                 resources=resources,
                 scheme=scheme,
                 exclude=exclude,
+                layers=layers,
                 validation=validation,
                 loss=loss,
                 config=config,
@@ -144,14 +144,16 @@ class _Run:
 
     def _compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None, unfinished: Unfinished) -> Result:
         """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
-        self.notes += lost_attributes(plan.sites)
+        self.notes += [*of_one_output(model, plan.loss), *lost_attributes(plan.sites)]
         _log_budgets(plan)
         self._evaluate("original", lambda: self._judge(model, plan))
-        self._judge_original(model)
+        self._judge_original(model, plan)
         solution = self._solve(model, plan, warm) if plan.method == COBLA else self._select(model, plan)
         rounded = solution.rounded
         with self.clock("rebuild"):
             compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
+        if not rounded.allocation.whole.all():
+            self._renormalise(compressed, plan)
         self._evaluate("compressed", lambda: self._judge(compressed, plan))
         history = self._fine_tune(compressed, plan, unfinished)
         if self.journal.replayed:
@@ -160,16 +162,20 @@ class _Run:
                 "times include theirs"
             )
         report = self._report((model, compressed), plan, solution, history)
-        return Result(compressed, self._write(compressed, report), solution.warm)
+        if self.config.benchmark:
+            with self.clock("benchmark"):
+                times = benchmark(model, compressed, images=plan.held_out.probe().images)
+            report = dataclasses.replace(report, benchmark=times)
+        return Result(compressed, self._write(compressed, plan, report), solution.warm)
 
     def _judge(self, model: keras.Model, plan: Plan) -> Evaluation:
         return evaluate_recorded(self.journal, model, plan.held_out, plan.loss, self.config.batch_size)
 
-    def _judge_original(self, model: keras.Model) -> None:
+    def _judge_original(self, model: keras.Model, plan: Plan) -> None:
         original = self.evaluations["original"]
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        for note in untrained(original, model.outputs[0].shape[-1]):
+        for note in untrained(original, model.outputs[plan.loss.place].shape[-1]):
             logging.warning("%s", note)
             self.notes.append(note)
 
@@ -180,26 +186,8 @@ class _Run:
         return solution
 
     def _solve(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Solution:
-        config, sites = self.config, plan.sites
-        budgeted = np.isfinite(plan.limits)
-        masked = mask_model(model, sites, config.solve.gradient)
-        probe = plan.train_set.probe()
-        objective = RecordedObjective(
-            Objective(masked, plan.loss, config.batch_size, probe, plan.precision), self.journal
-        )
-        solver = Solver(
-            objective=objective,
-            examples=plan.train_set,
-            sigmas=sites.sigmas,
-            costs=plan.costs.take(budgeted),
-            limits=plan.limits[budgeted],
-            config=config.solve,
-            qp_solver=plan.qp_solver,
-            rng=np.random.default_rng(config.seed),
-            on_record=_log_iteration,
-            warm=warm,
-            clock=self.journal.clock,
-        )
+        solver = make_solver(model, plan, self.config, self.journal, warm)
+        objective = solver.objective
         with self.clock("solve: the optimiser itself"):
             solution = solver.run()
         self.seconds["solve: losses and gradients"] = objective.seconds
@@ -218,11 +206,22 @@ class _Run:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + self.journal.clock() - began
 
     def _evaluate(self, stage: str, run: Callable[[], Evaluation]) -> None:
-        with self.clock("evaluation"):
+        with self.clock("evaluation"), doing(f"evaluation: {stage}"):
             self.evaluations[stage] = run()
         result = self.evaluations[stage]
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
         logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
+
+    def _renormalise(self, model: keras.Model, plan: Plan) -> None:
+        """Re-estimate the statistics of BatchNorm layers where there are any, and measure the network before it."""
+        config, norms = self.config, batch_norms(model)
+        if not norms.open or not config.batch_norm_images:
+            return
+        self._evaluate("rebuilt", lambda: self._judge(model, plan))
+        with self.clock("batch statistics"):
+            sample = plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
+            reestimate(model, sample, config.batch_size)
+        self.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
 
     def _fine_tune(self, model: keras.Model, plan: Plan, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
         config = self.config
@@ -257,6 +256,7 @@ class _Run:
             budgets=budget_reports(plan, solution),
             sites=site_reports(plan, solution),
             skipped=plan.sites.skipped,
+            network=plan.sites.network,
             iterations=solution.records,
             qp_solver=plan.qp_solver,
             precision=plan.precision,
@@ -272,15 +272,26 @@ class _Run:
             command=command(),
         )
 
-    def _write(self, model: keras.Model, report: Report) -> Report:
+    def _export(self, model: keras.Model, plan: Plan) -> Exports:
+        config = self.config
+        calibration = plan.train_set.draw(CALIBRATION, np.random.default_rng(config.seed))
+        shared = {"images": plan.held_out.probe().images, "calibration": calibration.images}
+        with self.clock("export"):
+            try:
+                return export_model(model, config.output_dir, config.exports, batch=config.export_batch, **shared)
+            except FailedExportError as error:  # the run has its result, and the report says what is missing
+                return error.exports
+
+    def _write(self, model: keras.Model, plan: Plan, report: Report) -> Report:
         if self.config.output_dir is None:
             return report
-        with self.clock("export"):
-            exports = export_model(model, self.config.output_dir, self.config.exports)
+        exports = self._export(model, plan)
         files = {**self.files, **{name: str(path) for name, path in exports.files.items()}}
         names = (BEFORE_FINE_TUNING, *FILE_NAMES.values())
         notes = (*report.notes, *left_from_before(self.config.output_dir, names, files))
-        report = dataclasses.replace(report, files=files, failures=exports.failures, notes=notes)
+        report = dataclasses.replace(
+            report, files=files, failures=exports.failures, export_checks=exports.checks, notes=notes
+        )
         written = write_report(report, self.config.output_dir)
         return dataclasses.replace(report, files={**files, **{name: str(path) for name, path in written.items()}})
 
@@ -289,12 +300,3 @@ def _log_budgets(plan: Plan) -> None:
     for name, limit, total in zip(plan.costs.resources, plan.limits, plan.costs.totals(), strict=True):
         text = f"{limit / total:.2%} of the original" if np.isfinite(limit) else "none, only reported"
         logging.info("budget on %s: %s", name, text)
-
-
-def _log_iteration(record: IterationRecord) -> None:
-    use = " ".join(f"{name} {share:.1%}" for name, share in record.budget_use.items())
-    logging.info(
-        "%s, iteration %d: loss %.4f, judged %.4f, predicted decrease %.1e, step %.2g, %s, %.1f s",
-        record.phase, record.iteration, record.loss, record.judged, record.predicted_decrease, record.step, use,
-        record.seconds,
-    )  # fmt: skip

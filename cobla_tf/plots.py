@@ -1,6 +1,7 @@
 """The two figures of a report, drawn without pyplot's global state."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 
@@ -20,6 +21,15 @@ GREY = "#666666"
 DOTS_PER_INCH = 150
 LONGEST_NAME = 36
 PER_CENT = FuncFormatter(lambda share, position: f"{100 * share:.4g} %")
+
+
+class _ShownFigure(Figure):
+    """A figure that a notebook shows although pyplot does not know of it."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        save_png(self, png)
+        return png.getvalue()
 
 
 def convergence_figure(report: Report) -> Figure:
@@ -60,14 +70,17 @@ def shares_figure(model: str, sites: Sequence[SiteReport]) -> Figure:
     return figure
 
 
-def save_png(figure: Figure, path: Path) -> None:
+FIGURES = {"sites": sites_figure, "convergence": convergence_figure}
+
+
+def save_png(figure: Figure, path: Path | BytesIO) -> None:
     """Write the figure as a PNG file."""
     figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
 
 
 def empty_figure(width: float, height: float) -> Figure:
     """An empty figure in inches on the Agg canvas, which needs no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

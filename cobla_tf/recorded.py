@@ -9,8 +9,9 @@ import numpy as np
 
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.journal import Journal
-from cobla_tf.losses import Loss
+from cobla_tf.loss import Loss, LossSum
 from cobla_tf.objective import Objective, evaluate
+from cobla_tf.progress import doing
 from cobla_tf.report import Evaluation
 
 Array = np.ndarray
@@ -25,12 +26,14 @@ class RecordedObjective:
         journal: of this solve.
         seen: images that gradients were taken on, those of an earlier attempt included.
         seconds: spent in losses, gradients and curvature, likewise.
+        stage: of the solve, as a bar is to call it.
     """
 
     objective: Objective
     journal: Journal
     seen: int = 0
     seconds: float = 0.0
+    stage: str = "solve"
 
     def value(self, masks: Array, sample: Sample) -> float:
         """E(m) on a sample."""
@@ -62,9 +65,10 @@ class RecordedObjective:
     def _ask(self, kind: str, masks: Array, sample: Sample, *more: Any) -> Array:
         began = self.journal.clock()
         try:
-            return self.journal.answer(
-                (kind, masks, sample, *more), lambda: _flat(getattr(self.objective, kind)(masks, sample, *more))
-            )
+            with doing(f"{self.stage}: {kind.replace('_', ' ')}"):
+                return self.journal.answer(
+                    (kind, masks, sample, *more), lambda: _flat(getattr(self.objective, kind)(masks, sample, *more))
+                )
         finally:
             self.seconds += self.journal.clock() - began
 
@@ -74,7 +78,7 @@ def _flat(answer: float | Array | tuple[float, Array]) -> Array:
 
 
 def evaluate_recorded(
-    journal: Journal, model: keras.Model, examples: Examples, loss: Loss, batch_size: int
+    journal: Journal, model: keras.Model, examples: Examples, loss: Loss | LossSum, batch_size: int
 ) -> Evaluation:
     """As `objective.evaluate`, through a journal."""
     weights = model.get_weights()

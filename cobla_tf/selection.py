@@ -93,7 +93,7 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Jo
         allocation, proof = _proved(plan.sites.sigmas, costs, limits)
         status = f"{status}; {proof}"
     else:
-        inputs = {"shapes": [(len(site.decomposition.P), len(site.decomposition.V)) for site in plan.sites.found]}
+        inputs = {"shapes": [site.decomposition.form.matrix_shape for site in plan.sites.found]}
         if needs_sample(plan.method):
             inputs["evaluate"], images = _sampled_loss(model, plan, config, journal)
             status = f"{status}; losses on {images:,} training images"

@@ -222,6 +222,7 @@ class Solver:
             images=self.objective.seen,
             qp_residual=step.qp.residual,
             prices=dict(zip(shares, (step.qp.row_multipliers / 100).tolist(), strict=False)),
+            ranks=tuple(self.layout.sums(step.x).tolist()) if self.cost is None else (),
         )
         self.records.append(entry)
         self.on_record(entry)

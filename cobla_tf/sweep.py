@@ -8,16 +8,20 @@ from typing import Any
 import keras
 from absl import logging
 
+from cobla_tf.budgets import check_budgets
 from cobla_tf.config import RANK_METHODS, Config
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
+from cobla_tf.elements import form_of
 from cobla_tf.errors import BudgetError, ConfigError
-from cobla_tf.examples import as_examples
-from cobla_tf.export import check_writable, replace_with
+from cobla_tf.export import replace_with
+from cobla_tf.graph import check_model
 from cobla_tf.pipeline import compress
 from cobla_tf.plots import save_png
+from cobla_tf.reading import as_examples
 from cobla_tf.selection import COBLA, takes_budgets
 from cobla_tf.solution import WarmStart
+from cobla_tf.unfinished import held, removed_together
 
 FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
 WARM_SHARE = 2
@@ -42,7 +46,8 @@ def pareto(
 
     Args:
         model, dataset, validation, config: as for `compress`; each point has a folder of its own in the output folder,
-            and the curve lies beside them as a table, a CSV file and a picture.
+            and the curve lies beside them as a table, a CSV file and a picture. The same call made again after an
+            interruption goes on where that one had come to.
         macs, params, budgets: as for `compress`, but a list each, all of the same length; best from loose to tight.
         methods: names of methods that take budgets.
         **options: scheme, exclude, resources and loss, as for `compress`.
@@ -55,20 +60,26 @@ def pareto(
     """
     config = config or Config()
     asked = _asked({"macs": macs, "params": params, **(budgets or {})})
-    _check_methods(methods)
+    check_sweep(methods, asked, [resource.name for resource in options.get("resources", ())])
+    check_model(model)
+    form = form_of(model, options.get("loss"))
     shared = {
-        "dataset": as_examples(dataset),
-        "validation": None if validation is None else as_examples(validation, "validation"),
+        "dataset": as_examples(dataset, form=form),
+        "validation": None if validation is None else as_examples(validation, "validation", form),
         **options,
     }
-    sweep = _Sweep(model, config, shared)
+    with held(config.output_dir), removed_together():
+        curve = _curve(_Sweep(model, config, shared), methods, asked)
+        if config.output_dir is not None:
+            _write(curve, config.output_dir)
+    return curve
+
+
+def _curve(sweep: "_Sweep", methods: Sequence[str], asked: Sequence[Budgets]) -> Curve:
     points = tuple(point for method in methods for point in sweep.run(method, asked))
     if all(point.report is None for point in points):
         raise BudgetError(f"none of the {len(points)} budgets can be met; the last one: {points[-1].failure}")
-    curve = Curve(points)
-    if config.output_dir is not None:
-        _write(curve, config.output_dir)
-    return curve
+    return Curve(points)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,15 +134,27 @@ def _asked(lists: Mapping[str, Sequence[float] | None]) -> list[Budgets]:
     return sorted(points, key=lambda point: -next(iter(point.values())))
 
 
-def _check_methods(methods: Sequence[str]) -> None:
+def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Sequence[str]) -> None:
+    """Check methods and the form of all budgets, before anything is known of the model.
+
+    Args:
+        methods: as for `pareto`.
+        asked: budgets by resource, one mapping a point.
+        further: names of the resources that there are beside MACs and params.
+
+    Raises:
+        ConfigError: a method that there is not, or that takes no budgets.
+        BudgetError: as `budgets.check_budgets`.
+    """
     unfit = [name for name in methods if name not in RANK_METHODS or not takes_budgets(name)]
     if unfit or not methods:
         able = ", ".join(name for name in RANK_METHODS if takes_budgets(name))
         raise ConfigError(f"a sweep takes methods that take budgets ({able}), got {', '.join(unfit) or 'none'}.")
+    for budgets in asked:
+        check_budgets(budgets, further)
 
 
 def _write(curve: Curve, folder: Path) -> None:
-    check_writable(folder)
     page = f"![Accuracy against cost]({FILES['curve picture']})\n\n{curve.table('github')}\n"
     replace_with(folder / FILES["curve"], lambda path: path.write_text(page, encoding="utf-8"))
     replace_with(folder / FILES["curve data"], lambda path: path.write_text(curve.to_csv(), encoding="utf-8"))

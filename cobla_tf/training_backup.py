@@ -18,6 +18,7 @@ from absl import logging
 
 from cobla_tf.errors import first_line
 from cobla_tf.export import replace_with
+from cobla_tf.unfinished import PREVIOUS
 
 if TYPE_CHECKING:
     from cobla_tf.finetune import BestWeights
@@ -96,7 +97,11 @@ class TrainingBackup(keras.callbacks.Callback):
             if facts["key"] != self._key:
                 raise ValueError("it is of another training")
         except UNREADABLE as error:
-            logging.warning("%s cannot be used (%s); an older one is, if there is any", path, first_line(error))
+            aside = path.replace(path.with_suffix(".set_aside"))
+            logging.warning(
+                "%s cannot be used (%s) and is now %s; the one before is used, if there is any",
+                path, first_line(error), aside.name,
+            )  # fmt: skip
             return False
         for variable, value in zip(variables, state, strict=True):
             variable.assign(value)
@@ -106,7 +111,7 @@ class TrainingBackup(keras.callbacks.Callback):
 
 
 def _previous(path: Path) -> Path:
-    return path.with_suffix(".previous")
+    return path.with_suffix(PREVIOUS)
 
 
 def _variables(model: keras.Model) -> list[Any]:

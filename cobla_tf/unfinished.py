@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from cobla_tf.export import STAGE, check_writable
 
 FOLDER = "unfinished"
 LOCK = ".lock"
+PREVIOUS = ".previous"
+"""Ending of a file's older version."""
+
+_waiting: ContextVar[list["Unfinished"] | None] = ContextVar("waiting", default=None)
 
 
 @contextmanager
@@ -38,9 +43,22 @@ def held(output_dir: Path | None) -> Iterator[None]:
         ) from error
     with hold:
         if lock.lock_counter == 1:
-            for stage in output_dir.glob(f"{STAGE}*"):
+            for stage in (*output_dir.glob(f"{STAGE}*"), *(output_dir / FOLDER).glob(f"{STAGE}*")):
                 shutil.rmtree(stage, ignore_errors=True)
         yield
+
+
+@contextmanager
+def removed_together() -> Iterator[None]:
+    """Several runs that are one for the user: inside, the files of each stay until all of them are complete."""
+    token = _waiting.set([])
+    try:
+        yield
+        complete = _waiting.get()
+    finally:
+        _waiting.reset(token)
+    for run in complete:
+        run.remove()
 
 
 @dataclass
@@ -76,8 +94,11 @@ class Unfinished:
 
     def remove(self) -> None:
         """The run is complete: remove its files, and the folder if nothing else is in it."""
+        if (waiting := _waiting.get()) is not None:
+            waiting.append(self)
+            return
         for path in self._used:
-            for file in path.parent.glob(f"{path.stem}.*"):
-                file.unlink()
+            for file in (path, path.with_suffix(PREVIOUS)):
+                file.unlink(missing_ok=True)
         if self._used and not any(self._used[0].parent.iterdir()):
             self._used[0].parent.rmdir()

@@ -19,7 +19,8 @@ from tabulate import tabulate
 
 from cobla_tf.config import SCHEMES
 from cobla_tf.examples import Sample
-from cobla_tf.losses import Loss, resolve_loss
+from cobla_tf.loss import Loss
+from cobla_tf.losses import resolve_loss
 from cobla_tf.models import load_model
 from cobla_tf.objective import Objective
 from cobla_tf.precision import resolve_precision
