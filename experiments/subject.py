@@ -21,6 +21,7 @@ from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.pipeline import Result
 from cobla_tf.reading import as_examples
+from cobla_tf.report import SiteReport
 from cobla_tf.sites import Sites, find_sites
 
 
@@ -161,9 +162,14 @@ def _summary(result: Result) -> Record:
         "status": report.status,
         "precision": report.precision,
         "ranks": {site.name: site.rank for site in report.sites},
-        "sites": [dataclasses.asdict(site) for site in report.sites],
+        "sites": [dataclasses.asdict(_without_terms(site)) for site in report.sites],
         "versions": report.versions,
     }
+
+
+def _without_terms(site: SiteReport) -> SiteReport:
+    """What a site keeps; that of each of its terms would outweigh all else in a result file."""
+    return dataclasses.replace(site, singular_values=(), masks=(), scales=())
 
 
 def _digest(arrays: Sequence[np.ndarray]) -> str:

@@ -121,6 +121,18 @@ def test_fine_tuned_results_have_a_configuration_of_their_own(subject, tmp_path)
         ResultFile(tmp_path, "some", tuned.configuration(), KEYS)
 
 
+def test_accuracies_are_those_after_fine_tuning(subject):
+    plain = dataclasses.replace(subject, top=None)
+    before, after = (
+        dataclasses.replace(plain, fine_tune=FineTuneConfig(epochs, "adam")).compress(
+            "cptv", "spatial", {"macs": 0.2}, 0
+        )
+        for epochs in (0, 3)
+    )
+    assert after["accuracy_before_fine_tuning"] == before["accuracy_before_fine_tuning"] == before["accuracy"]
+    assert after["accuracy"] > before["accuracy"] and after["loss"] < before["loss"]
+
+
 def test_figure_2_shows_both_accuracies_of_all_methods(subject, no_work, tmp_path):
     text = page("fig2", subject, tmp_path)
     top1, top2 = text.split("top-2:")
@@ -196,11 +208,11 @@ def test_the_flagfile_of_a_row_holds_flags_of_its_runner(name):
 
 
 def test_a_row_by_its_flagfile_from_the_command_line(tmp_path):
-    done = run("table3", "--smoke", "--flagfile=table3_row1.flags", "--output=here", cwd=tmp_path)
+    done = run("table3", "--smoke", "--flagfile=table3_row1.flags", "--epochs=0", "--output=here", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here" / "table3.md").read_text().strip() in done.stdout
     head, *records = map(json.loads, (tmp_path / "here" / "table3.jsonl").read_text().splitlines())
-    assert head["configuration"]["ranks"] == [3, 8, 8] and head["configuration"]["fine_tune"]["epochs"] == 1
+    assert head["configuration"]["ranks"] == [3, 8, 8] and head["configuration"]["model"] == "smoke_cnn"
     assert [record["method"] for record in records] == ["given_ranks"]
 
 
