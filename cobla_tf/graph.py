@@ -213,9 +213,8 @@ class _Recorder:
                 made, before = _tensors(outputs), dict.fromkeys(i for tensor in given for i in self._origin(tensor))
                 shapes = tuple(given[0].shape[1:]), tuple(made[0].shape[1:])
                 self._link(made, [(len(self.calls),)] * len(made))
-                self.calls.append(
-                    Call(layer, prefix + layer.name, *shapes, self.shared.get(id(layer), ""), tuple(before))
-                )
+                shared = self.shared.get(id(layer), "")
+                self.calls.append(Call(layer, prefix + layer.name, *shapes, shared, tuple(before)))
             return outputs
 
         inputs = None

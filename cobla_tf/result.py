@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 from cobla_tf.errors import ConfigError
 from cobla_tf.report import Report
-from cobla_tf.solution import WarmStart
 
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
+
+    from cobla_tf.solution import WarmStart
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,7 +25,7 @@ class Result:
 
     model: "keras.Model"
     report: Report
-    warm: WarmStart | None = None
+    warm: "WarmStart | None" = None
 
     def plot(self, what: str = "sites") -> "Figure":
         """A figure that a notebook shows, and that `savefig(path)` writes.

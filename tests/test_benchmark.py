@@ -10,11 +10,11 @@ from cobla_tf import latency
 from cobla_tf.errors import ConfigError
 from cobla_tf.graph import record_calls
 from cobla_tf.layer_times import compare_sites, measure_latency, time_models
-from cobla_tf.report import _jsonable
 from cobla_tf.resources import add_resources, read_resources, write_resources
 from cobla_tf.sites import find_sites
 from cobla_tf.stopwatch import LEAST_ROUNDS, interleave
 from cobla_tf.surgery import rebuild
+from cobla_tf.texts import json_text
 from cobla_tf.timings import Benchmark, SiteTiming, Spread, Timing, cores
 from tests.networks import small_cnn
 
@@ -57,7 +57,7 @@ def test_tables_hold_the_total_and_read_as_json():
     total = next(line for line in text.splitlines() if line.startswith("total"))
     assert "25.0 %" in total
     assert text.endswith("note: keras: left out")
-    assert json.loads(json.dumps(_jsonable(dataclasses.asdict(result))))["sites"][0]["macs"] == [100, 50]
+    assert json.loads(json_text(dataclasses.asdict(result)))["sites"][0]["macs"] == [100, 50]
 
 
 @pytest.fixture(scope="module")

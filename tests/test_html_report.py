@@ -9,12 +9,14 @@ import pytest
 from test_report import make_record, make_report, make_site, with_latency
 
 from cobla_tf.errors import ConfigError
+from cobla_tf.export_check import ExportCheck
 from cobla_tf.page import brief_html, headlines, html_page
 from cobla_tf.page.charts import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH, interval_bars, line_chart
 from cobla_tf.page.network import network_rows, strands
 from cobla_tf.page.terms import MOST_COLUMNS, terms_chart
 from cobla_tf.report import Evaluation, LayerCall, Report
 from cobla_tf.result import Result
+from cobla_tf.timings import Benchmark, SiteTiming, Timing
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 NAN = float("nan")
@@ -67,6 +69,9 @@ def full_report(count=3, terms=12, **changes):
     records = tuple(dataclasses.replace(make_record(i), prices={"macs": 0.1 / i}) for i in range(1, 4))
     given = {"sites": sites, "network": (*calls, LayerCall("bn|1", "BatchNormalization", (count - 1,)))}
     given |= {"iterations": records, "failures": {"litert": "no converter"}, "model_params": (6_100, 3_900)}
+    timing = Timing.of("LiteRT", 2, 1, [0.004, 0.004], [0.003, 0.003])
+    given |= {"benchmark": Benchmark((timing,), (SiteTiming("conv0", None, 0.002, 0.001),), 2, ("keras: left out",))}
+    given |= {"export_checks": (ExportCheck("onnx", 12_345, 1e-6, 1e-4, 16, 1.0),)}
     given |= {"fine_tuning": ({"loss": 0.5, "accuracy": 0.75}, {"loss": 0.25, "accuracy": 1.0})}
     return with_latency(make_report(count, **(given | changes)))
 
@@ -80,11 +85,14 @@ def test_every_figure_of_the_report_is_on_the_page():
         *("5 of 12", "whole", "too small", "bn|1", "BatchNormalization", "has no kernel"),
         *("3,000,000", "1,600,000", "1,512,345", "50.4 %", "94.5 %", "latency", "1.125"),
         *("90.00 %", "87.50 %", "-2.50", "100 test images", "82.56 % to 94.48 %"),
+        *("75.0 %", "LiteRT", "50.0 %", "2 processor cores", "Keras: left out.", "onnx", "12.3 kB", "1.0e-06"),
         *("solve", "Converged.", "structured", "0.25", "no converter", "a note"),
         *("cobla --seed=7", "Seed 7", "keras 3.15", "solve.memory", "30", "masks", "12.5", "out/compressed.keras"),
     ):
         assert text in page.text
-    assert page.elements["tr"] == 1 + 2 + 1 + 3 + 1 + 3 + 1 + 2 + 1 + 3 + 1 + 2 + 1 + 1 + 1 + 1
+    assert page.elements["tr"] == 1 + 2 + 1 + 3 + 1 + 3 + 1 + 2 + 1 + 3 + 1 + 2 + 1 + 1 + 1 + 1 + (1 + 1) + (1 + 2) + (
+        1 + 1
+    )
 
 
 def test_the_page_needs_nothing_from_outside():
@@ -254,5 +262,6 @@ def test_each_field_of_the_report_has_its_place_in_the_template():
     folder = Path(html_page.__code__.co_filename).parent
     source = (folder / "page.py").read_text(encoding="utf-8") + (folder / "network.py").read_text(encoding="utf-8")
     source += (folder / "templates" / "report.html").read_text(encoding="utf-8")
-    fields = {field.name for field in dataclasses.fields(Report)} - {"model_params"}  # by Report.size()
-    assert {name for name in fields if f"report.{name}" not in source} == {"qp_solver"}  # by Report.effort()
+    fields = {field.name for field in dataclasses.fields(Report)}
+    in_headlines = {"model_params", "precision", "qp_solver"}  # by Report.size() and Report.effort()
+    assert {name for name in fields if f"report.{name}" not in source} == in_headlines

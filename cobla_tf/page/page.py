@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cobla_tf.export_check import checks_table
 from cobla_tf.page import charts, network, terms
 from cobla_tf.report import COUNTED_TITLES, Report, SiteReport, left_alone, rank_text
 from cobla_tf.texts import amount_text, json_text, share_text, short_text
@@ -39,6 +40,7 @@ def html_page(report: Report) -> str:
             epoch_names=list(dict.fromkeys(name for epoch in report.fine_tuning for name in epoch)),
             bars=charts.interval_bars(report.evaluations),
             terms=[(site, chart) for site in report.sites if (chart := terms.terms_chart(site))],
+            checks_table=checks_table,
             config=list(_flat(json.loads(json_text(report.config)))),
             size=charts,
             term_size=terms,
