@@ -332,7 +332,7 @@ def test_bars_are_for_terminals_that_want_messages(monkeypatch):
     try:
         text = shown(Terminal(), absl_logging.INFO)
         assert "solve 1" in text
-        assert "3/3" in text
+        assert "/3 [" in text
         assert shown(Terminal(), absl_logging.WARNING) == shown(io.StringIO(), absl_logging.INFO) == ""
     finally:
         absl_logging.set_verbosity(before)
