@@ -292,8 +292,8 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def started(cwd):
-    command = [sys.executable, "-m", "cobla_tf.main", *FLAGS]
+def started(cwd, *more):
+    command = [sys.executable, "-m", "cobla_tf.main", *FLAGS, *more]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -320,10 +320,11 @@ def test_real_kills(tmp_path):
     killed.kill()
     killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
-    text, _ = started(folders[1]).communicate(timeout=300)
-    assert "resumed: " in text
+    text, _ = started(folders[1], "--verbosity=-1").communicate(timeout=300)
+    assert "original: loss" not in text
     assert whole.wait(timeout=300) == 0
     reports = [json.loads((folder / "cobla_out" / "report.json").read_text()) for folder in folders]
+    assert [any("resumed: " in note for note in report["notes"]) for report in reports] == [False, True]
     assert reports[0]["sites"] == reports[1]["sites"]
     assert reports[0]["fine_tuning"] == reports[1]["fine_tuning"]
     assert reports[0]["evaluations"] == reports[1]["evaluations"]
