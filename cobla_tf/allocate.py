@@ -33,7 +33,7 @@ class Optimum:
 
 
 def allocate(values: list[Array], costs: CostTable, limits: Array, saturation: bool = True) -> Optimum:
-    """Give every site an integer rank k >= 1 or, with saturation, leave it whole.
+    """Give every site a rank k >= 1, a multiple of `costs.multiple`, or, with saturation, leave it whole.
 
     Args:
         values: of the ranks 1, 2, ... of every site, float64 [full rank] each, increasing and best concave; a whole
@@ -72,12 +72,12 @@ class _Site:
 
 def _site(values: Array, costs: CostTable, index: int, saturation: bool) -> _Site:
     most = min(costs.saturation_ranks()[index] - 1, len(values)) if saturation else len(values)
-    ranks = np.arange(1, most + 1)
+    ranks = np.arange(costs.multiple, most + 1, costs.multiple)
     factors = costs.base[:, [index]] + costs.per_rank[:, [index]] * ranks
     if not saturation:
-        return _Site(ranks, values, factors)
+        return _Site(ranks, values[ranks - 1], factors)
     whole = costs.original[:, [index]]
-    return _Site(np.append(ranks, 0), np.append(values[: len(ranks)], 0.0), np.column_stack([factors, whole]))
+    return _Site(np.append(ranks, 0), np.append(values[ranks - 1], 0.0), np.column_stack([factors, whole]))
 
 
 def _choices(sites: list[_Site], costs: CostTable, limits: Array) -> Choices:
@@ -95,7 +95,7 @@ def _choices(sites: list[_Site], costs: CostTable, limits: Array) -> Choices:
 
 
 def _start(choices: Choices, costs: CostTable, limits: Array, saturation: bool) -> Array:
-    """Picks within the limits: rank one, the first choice of a site, or the whole layer, the last one."""
+    """Picks within the limits: the least rank, the first choice of a site, or the whole layer, the last one."""
     ends = np.append(choices.starts[1:], len(choices.values)) - 1
     if saturation:
         return np.where(cheapest_within(costs, limits).whole, ends, choices.starts)

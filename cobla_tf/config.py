@@ -1,6 +1,8 @@
 """What a user can choose, as frozen dataclasses; every field's default works untuned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,17 @@ from typing import Any
 from cobla_tf.errors import ConfigError
 
 SCHEMES = ("spatial", "channel")
+LAYERS = ("conv2d", "conv1d", "conv3d", "conv2d_transpose", "separable_conv2d", "dense")
+"""Kinds of layers that can be decomposed; the paper decomposes the first."""
+ALL_LAYERS = "all"
 QP_SOLVERS = ("auto", "mosek", "structured", "clarabel")
 GRADIENTS = ("folded", "factored")
 STARTS = ("pos_cvx", "cptv", "ones")
 CURVATURES = ("fisher", "identity")
 ROUNDINGS = ("model", "random")
-EXPORTS = ("keras", "savedmodel", "litert")
+PRECISIONS = ("bfloat16", "float32")
+EXPORTS = ("keras", "savedmodel", "litert", "litert_float16", "litert_int8", "onnx")
+DEFAULT_EXPORTS = EXPORTS[:3]
 RANK_METHODS = (
     "cobla", "cptv", "pos_greedy", "pos_cvx", "r_vbmf", "signal_recovery", "signal_recovery_exact", "uniform", "energy",
     "alds", "greedy_accuracy",
@@ -21,6 +28,23 @@ RANK_METHODS = (
 """COBLA and the names in cobla_tf.baselines.RIVALS, which needs SciPy."""
 PAPER_SAMPLE = 0.05
 LEAST_SAMPLE = 1000
+
+
+def check_layers(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The kinds that a user asks for, one name or several; "all" is all of them.
+
+    Raises:
+        ConfigError: there is no such kind, or none is asked for.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if name not in (*LAYERS, ALL_LAYERS):
+            near = get_close_matches(str(name), LAYERS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise ConfigError(f"layers must be among {', '.join((*LAYERS, ALL_LAYERS))}, got {name!r}{hint}")
+    if not names:
+        raise ConfigError(f"layers must name at least one of {', '.join((*LAYERS, ALL_LAYERS))}, got none.")
+    return LAYERS if ALL_LAYERS in names else names
 
 
 def _is_count(value: object, least: int) -> bool:
@@ -59,10 +83,15 @@ class SolveConfig:
     """Free only the masks on which heuristics disagree between a stricter and a looser budget."""
     qp_solver: str = "auto"
     """'auto' takes MOSEK where a licence answers and the open solver elsewhere."""
+    precision: str = "bfloat16"
+    """Of the products in losses, gradients and fine-tuning: 'bfloat16' where the machine has it, else 'float32'.
+    Accuracies are always measured in the network's own precision."""
     memory: int = 30
     """BFGS pairs kept."""
     rounding: str = "model"
     """'model' adds to the draws the exact optimum of an integer program on a model of the loss; 'random' is Eq. 9."""
+    rank_multiple: int = 1
+    """Every rank is a multiple of it; a layer whose full rank is smaller stays whole."""
     draws: int = 4
     """Feasible draws of the randomised rounding (Eq. 9), the best by sampled loss kept; 1 is the paper's."""
     refine_iterations: int = 10
@@ -75,6 +104,7 @@ class SolveConfig:
         _require(_is_count(self.iterations, 1), "iterations", "a whole number, at least 1", self.iterations)
         _require(_is_count(self.renew_every, 0), "renew_every", "a whole number, at least 0", self.renew_every)
         _require(_is_count(self.memory, 1), "memory", "a whole number, at least 1", self.memory)
+        _require(_is_count(self.rank_multiple, 1), "rank_multiple", "a whole number, at least 1", self.rank_multiple)
         _require(_is_count(self.draws, 1), "draws", "a whole number, at least 1", self.draws)
         _require(
             _is_count(self.refine_iterations, 0),
@@ -86,6 +116,7 @@ class SolveConfig:
         _require(self.curvature in CURVATURES, "curvature", f"one of {CURVATURES}", self.curvature)
         _require(self.rounding in ROUNDINGS, "rounding", f"one of {ROUNDINGS}", self.rounding)
         _require(self.start in STARTS, "start", f"one of {STARTS}", self.start)
+        _require(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self.precision)
         _require(self.qp_solver in QP_SOLVERS, "qp_solver", f"one of {QP_SOLVERS}", self.qp_solver)
 
     def sample_size(self, examples: int) -> int:
@@ -120,10 +151,16 @@ class Config:
     solve: SolveConfig = field(default_factory=SolveConfig)
     fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
     batch_size: int = 128
+    batch_norm_images: int = 1000
+    """Training images on which the statistics of BatchNorm layers are re-estimated after compression; 0 keeps them."""
     seed: int = 0
     output_dir: Path | str | None = None
     """Where files go; None writes nothing."""
-    exports: tuple[str, ...] = EXPORTS
+    benchmark: bool = False
+    """Time the compressed network beside the original."""
+    exports: tuple[str, ...] = DEFAULT_EXPORTS
+    export_batch: int | None = None
+    """Gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
@@ -131,6 +168,10 @@ class Config:
             object.__setattr__(self, "output_dir", Path(self.output_dir))
         _require(not isinstance(self.exports, str), "exports", "a sequence of names", self.exports)
         _require(_is_count(self.batch_size, 1), "batch_size", "a whole number, at least 1", self.batch_size)
+        images = self.batch_norm_images
+        _require(_is_count(images, 0), "batch_norm_images", "a whole number, at least 0", images)
         _require(_is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
+        batch = self.export_batch
+        _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
         unknown = sorted(set(self.exports) - set(EXPORTS))
         _require(not unknown, "exports", f"among {EXPORTS}", unknown)

@@ -1,10 +1,12 @@
 """Costs of the sites, linear in their ranks; NumPy only."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
+from cobla_tf.kernels import KernelForm
 from cobla_tf.reach import balanced, least_use
 
 Array = np.ndarray
@@ -37,6 +39,7 @@ class CostTable:
         full_ranks: int64 [S].
         base: what two factors cost beside their ranks, int64 [R, S], or a number for all.
         decimals: int64 [R], or a number for all: a unit is 10^-decimals of what the user counts in.
+        multiple: every rank is one of this; a site without such a rank stays whole.
     """
 
     resources: tuple[str, ...]
@@ -45,6 +48,7 @@ class CostTable:
     full_ranks: Array
     base: Array | int = 0
     decimals: Array | int = 0
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         """Give `base` and `decimals` their shapes."""
@@ -63,6 +67,11 @@ class CostTable:
         """Cost of all sites under an allocation, int64 [R]."""
         return self.of_sites(allocation).sum(axis=1)
 
+    def admissible(self, ranks: Array) -> Array:
+        """The multiples next below ranks [..., S], but at least the first one."""
+        steps = np.clip(ranks // self.multiple, 1, np.maximum(self.full_ranks // self.multiple, 1))
+        return (steps * self.multiple).astype(np.int64)
+
     def saturation_ranks(self) -> Array:
         """Smallest rank, int64 [S], at which two factors save nothing in any resource; above the full one if none."""
         gap = self.original - self.base
@@ -71,11 +80,11 @@ class CostTable:
         return np.where(never, self.full_ranks + 1, ranks).max(axis=0)
 
     def cheapest(self, limits: Array) -> Allocation:
-        """The allocation to begin from: rank one, but whole where two factors save nothing.
+        """The allocation to begin from: the least rank, but whole where two factors save nothing.
 
-        Rank one can be dearer than the layer itself in one resource (a stride, a fixed cost of two layers) and cheaper
-        in another. Where rank one everywhere breaks a limit, such sites are whole or not so as to leave the most room
-        under every limit. It fits wherever any allocation does; otherwise it is the nearest one.
+        That rank can be dearer than the layer itself in one resource (a stride, a fixed cost of two layers) and cheaper
+        in another. Where it breaks a limit if all sites have it, such sites are whole or not so as to leave the most
+        room under every limit. It fits wherever any allocation does; otherwise it is the nearest one.
         """
         lean = self._lean()
         if self.fits(lean, limits):
@@ -98,40 +107,48 @@ class CostTable:
         found = self._with_whole(lean, open_sites, chosen)
         return found if np.delete(self.used(found) <= limits, row).all() else None
 
+    @property
+    def _least_costs(self) -> Array:
+        """Of two factors at the least rank, int64 [R, S]."""
+        return self.base + self.per_rank * self.multiple
+
     def _lean(self) -> Allocation:
         return self.settle(np.ones_like(self.full_ranks), np.zeros(len(self.full_ranks), dtype=bool))
 
     def _contested(self, lean: Allocation) -> Array:
-        """Sites, as indices, whose rank one is dearer than the layer in one resource and cheaper in another."""
-        return np.flatnonzero(~lean.whole & (self.base + self.per_rank > self.original).any(axis=0))
+        """Sites, as indices, whose least rank is dearer than the layer in one resource and cheaper in another."""
+        return np.flatnonzero(~lean.whole & (self._least_costs > self.original).any(axis=0))
 
     def _choice(self, lean: Allocation, sites: Array) -> tuple[Array, Array]:
-        """Use [R] with all `sites` at rank one, and what each of them adds when it is whole, [R, sites]."""
-        return self.used(lean), (self.original - self.base - self.per_rank)[:, sites]
+        """Use [R] with all `sites` at the least rank, and what each of them adds when it is whole, [R, sites]."""
+        return self.used(lean), (self.original - self._least_costs)[:, sites]
 
     def _with_whole(self, lean: Allocation, sites: Array, chosen: Array) -> Allocation:
         whole = lean.whole.copy()
         whole[sites[chosen]] = True
-        return Allocation(np.where(whole, self.full_ranks, 1), whole)
+        return Allocation(np.where(whole, self.full_ranks, lean.ranks), whole)
 
     def least(self) -> Array:
         """Lower bound on the use of each resource, int64 [R]: every site in its cheaper form."""
-        return np.minimum(self.original, self.base + self.per_rank).sum(axis=1)
+        factors = np.where(self.full_ranks < self.multiple, self.original, self._least_costs)
+        return np.minimum(self.original, factors).sum(axis=1)
 
     def take(self, resources: Array) -> "CostTable":
         """The table of some resources, chosen by a bool [R]."""
         names = tuple(name for name, chosen in zip(self.resources, resources, strict=True) if chosen)
-        rows = (self.original[resources], self.per_rank[resources])
-        return CostTable(names, *rows, self.full_ranks, self.base[resources], self.decimals[resources])
+        rows = ("original", "per_rank", "base", "decimals")
+        return replace(self, resources=names, **{row: getattr(self, row)[resources] for row in rows})
 
     def own_units(self, amounts: Array) -> list[int | float]:
         """Amounts [R] as the user counts them: whole numbers for what is counted in the network; infinity stays."""
         return [_own_unit(amount, int(places)) for amount, places in zip(amounts, self.decimals, strict=True)]
 
     def settle(self, ranks: Array, whole: Array) -> Allocation:
-        """Keep saturated sites whole, at their true cost, beside those that are whole already."""
-        whole = whole | (ranks >= self.saturation_ranks())
-        return Allocation(np.where(whole, self.full_ranks, ranks).astype(np.int64), whole)
+        """Multiples below ranks [..., S]; saturated sites and those without one are whole, at their true cost."""
+        multiples = self.admissible(ranks)
+        saturated = np.maximum(ranks, multiples) >= self.saturation_ranks()
+        whole = whole | saturated | (self.full_ranks < self.multiple)
+        return Allocation(np.where(whole, self.full_ranks, multiples), whole)
 
     def promote(self, allocation: Allocation, limits: Array, order: Array) -> Allocation:
         """Keep further sites whole, tried in `order` [S], as long as the limits hold with their true cost."""
@@ -154,28 +171,17 @@ def _own_unit(amount: float, places: int) -> int | float:
     return float(Fraction(int(amount)) / Fraction(10) ** places) if places else int(amount)
 
 
-def conv2d_costs(
-    kernel_shape: tuple[int, int, int, int], scheme: str, calls: list[tuple[tuple[int, int], tuple[int, int]]]
-) -> tuple[Array, Array]:
-    """MACs and params of one Conv2D, original and per rank of its two factors; biases are not counted.
+def kernel_costs(form: KernelForm, uses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[Array, Array]:
+    """MACs and params of one layer's kernel, original and per rank of its two factors; biases are not counted.
 
     Args:
-        kernel_shape: (kh, kw, c, f).
-        scheme: "spatial": G carries the vertical stride, so that its output is as high as the layer's and as wide
-            as the input; "channel": G carries both strides.
-        calls: one ((input height, input width), (output height, output width)) for each use of the layer.
+        form: of the kernel.
+        uses: one (sizes of the input, sizes of the output), without channels, for each use of the layer.
 
     Returns:
         original and per_rank in the order of COUNTED, int64 [2] each.
     """
-    kh, kw, c, f = kernel_shape
-    positions = sum(h * w for _, (h, w) in calls)
-    if scheme == "spatial":
-        first, second = kh * c, kw * f
-        first_positions = sum(h * in_w for (_, in_w), (h, _) in calls)
-    else:
-        first, second = kh * kw * c, f
-        first_positions = positions
-    weights = kh * kw * c * f
-    original = np.array([positions * weights, weights], dtype=np.int64)
-    return original, np.array([first_positions * first + positions * second, first + second], dtype=np.int64)
+    weights = np.array(form.weights, dtype=np.int64)
+    macs = weights * np.sum([form.positions(*sizes) for sizes in uses], axis=0)
+    costs = np.stack([macs, weights])  # [2, kernel | G | H]
+    return costs[:, 0], costs[:, 1:].sum(axis=1)

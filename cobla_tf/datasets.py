@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 
 from cobla_tf.errors import DataError
-from cobla_tf.examples import IN_MEMORY_LIMIT
 from cobla_tf.image_source import EncodedSplit, ImageSource, folder_source
 from cobla_tf.preprocessing import check_preprocessing, preprocess
+from cobla_tf.reading import IN_MEMORY_LIMIT
 from cobla_tf.tfds_source import tfds_names, tfds_source
 
 if TYPE_CHECKING:

@@ -29,6 +29,10 @@ class OutputError(CoblaError):
     """The output folder cannot be written."""
 
 
+class ExportError(CoblaError):
+    """An export needs a package that is missing, could not be written, or does not do what the network does."""
+
+
 def first_line(error: Exception) -> str:
     """Kind and first line of a foreign error, to stand inside one sentence of ours."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from cobla_tf.digest import digest
+from cobla_tf.elements import each, parts_of
 from cobla_tf.errors import DataError
 
 Array = np.ndarray
-Batch = tuple[Array, Array]
+Arrays = Array | tuple[Array, ...]
+"""One array, or one for each of several inputs or outputs."""
+Batch = tuple[Arrays, Arrays]
 
-IN_MEMORY_LIMIT = 2**30
-"""Bytes of images up to which a tf.data.Dataset is read into memory once, for exact random sampling."""
 SAMPLE_LIMIT = 2**33
 """Bytes of images in one sample of a stream: a sample is evaluated many times, and so held."""
 SHUFFLE_BUFFER = 4096
@@ -26,17 +27,17 @@ class Sample:
     """A fixed set of images and labels.
 
     Attributes:
-        images: [N, ...].
-        labels: [N, ...].
+        images: [N, ...], or a tuple of such for a network of several inputs.
+        labels: [N, ...], likewise for several outputs.
     """
 
-    images: Array
-    labels: Array
+    images: Arrays
+    labels: Arrays
 
     @property
     def size(self) -> int:
         """N."""
-        return len(self.images)
+        return len(parts_of(self.images)[0])
 
     @cached_property
     def digest(self) -> bytes:
@@ -46,11 +47,12 @@ class Sample:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Consecutive batches, the last one possibly smaller."""
         for start in range(0, self.size, batch_size):
-            yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
+            part = self._at(slice(start, start + batch_size))
+            yield part.images, part.labels
 
     def probe(self) -> "Sample":
         """The first few examples, to look at their form."""
-        return Sample(self.images[:PROBE], self.labels[:PROBE])
+        return self._at(slice(PROBE))
 
     def draw(self, count: int, rng: np.random.Generator) -> "Sample":
         """`count` examples without repetition, all of them if there are no more."""
@@ -60,7 +62,7 @@ class Sample:
 
     def take(self, chosen: Array) -> "Sample":
         """A copy of the examples at some places, int [N]."""
-        return Sample(self.images[chosen], self.labels[chosen])
+        return self._at(chosen)
 
     def split(self, share: float, rng: np.random.Generator) -> tuple["Sample", "Sample"]:
         """(the rest, a random share of at least one example)."""
@@ -71,6 +73,9 @@ class Sample:
         """(the rest, not copied; `count` random examples in random order)."""
         order = rng.permutation(self.size)
         return Part(self, np.sort(order[count:])), self.take(order[:count])
+
+    def _at(self, chosen: Array | slice) -> "Sample":
+        return Sample(each(lambda part: part[chosen], self.images), each(lambda part: part[chosen], self.labels))
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,7 @@ class Stream:
 
     def probe(self) -> Sample:
         """The first few examples, to look at their form."""
-        images, labels = next(self.batches(PROBE))
-        return Sample(images[:PROBE], labels[:PROBE])
+        return Sample(*next(self.batches(PROBE)))
 
     def check_draw(self, count: int) -> None:
         """Refuse samples too large to hold.
@@ -133,11 +137,11 @@ class Stream:
         Raises:
             DataError: `count` images take more than SAMPLE_LIMIT bytes.
         """
-        each = self.probe().images[0].nbytes
-        if each * count > SAMPLE_LIMIT:
+        one = sum(part[0].nbytes for part in parts_of(self.probe().images))
+        if one * count > SAMPLE_LIMIT:
             raise DataError(
-                f"a sample of {count:,} images takes {each * count / 2**30:.0f} GiB, and at most "
-                f"{SAMPLE_LIMIT / 2**30:.0f} are held: set sample_fraction to {SAMPLE_LIMIT / each / self.size:.2g} or "
+                f"a sample of {count:,} images takes {one * count / 2**30:.0f} GiB, and at most "
+                f"{SAMPLE_LIMIT / 2**30:.0f} are held: set sample_fraction to {SAMPLE_LIMIT / one / self.size:.2g} or "
                 "less."
             )
 
@@ -146,14 +150,12 @@ class Stream:
         if self._endless is None:
             shuffled = self.dataset.unbatch().shuffle(SHUFFLE_BUFFER, seed=int(rng.integers(2**31))).repeat()
             self._endless = shuffled.as_numpy_iterator()
-        first_image, first_label = next(self._endless)
-        count = min(count, self.size)
-        images = np.empty((count, *np.shape(first_image)), first_image.dtype)
-        labels = np.empty((count, *np.shape(first_label)), np.asarray(first_label).dtype)
-        images[0], labels[0] = first_image, first_label
+        first, count = next(self._endless), min(count, self.size)
+        held = Sample(*(each(lambda part: np.empty((count, *np.shape(part)), part.dtype), one) for one in first))
+        _place(held, 0, first)
         for i in range(1, count):
-            images[i], labels[i] = next(self._endless)
-        return Sample(images, labels)
+            _place(held, i, next(self._endless))
+        return held
 
     def reserve(self, count: int, rng: np.random.Generator) -> tuple["Stream", Sample]:
         """(this stream, its next `count` examples): these come again only after a whole pass."""
@@ -163,70 +165,7 @@ class Stream:
 Examples = Sample | Stream
 
 
-def as_examples(dataset: Any, name: str = "dataset") -> Examples:
-    """Read what a user hands over.
-
-    Args:
-        dataset: a pair of arrays (images [N, ...], labels [N, ...]), or a tf.data.Dataset of (images, labels) batches.
-        name: what to call it in errors.
-
-    Raises:
-        DataError: neither of the two, empty, images and labels of different number, or images that are not finite.
-    """
-    if isinstance(dataset, Sample | Stream):
-        return dataset
-    if hasattr(dataset, "element_spec"):
-        return _read(dataset, name)
-    if not isinstance(dataset, tuple | list) or len(dataset) != 2:
-        raise DataError(
-            f"{name} must be a tf.data.Dataset of (images, labels) batches or a pair of arrays, "
-            f"got {type(dataset).__name__}."
-        )
-    try:
-        images, labels = (np.asarray(part) for part in dataset)
-    except ValueError as error:
-        raise DataError(f"{name}: expected rectangular arrays, got lists of unequal lengths ({error}).") from error
-    if images.ndim == 0 or labels.ndim == 0 or len(images) != len(labels):
-        raise DataError(f"{name}: expected as many labels as images, got shapes {images.shape} and {labels.shape}.")
-    return _checked(Sample(images, labels), name)
-
-
-def _read(dataset: Any, name: str) -> Examples:
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2 or not all(hasattr(part, "shape") for part in spec):
-        raise DataError(f"{name}: expected batches of (images, labels), got elements of the form {spec}.")
-    if int(dataset.cardinality()) == -1:
-        raise DataError(f"{name} repeats without end; expected a finite dataset: leave out .repeat().")
-    return _keep(dataset, name)
-
-
-def _keep(dataset: Any, name: str) -> Examples:
-    """Read into memory until the limit; count on without keeping beyond it."""
-    parts: list[Batch] = []
-    held, count = 0, 0
-    for images, labels in dataset.as_numpy_iterator():
-        if labels.ndim == 0 or len(images) != len(labels):
-            raise DataError(
-                f"{name}: expected batches, got images {images.shape} with labels {labels.shape}; batch it."
-            )
-        count += len(images)
-        held += images.nbytes
-        if held <= IN_MEMORY_LIMIT:
-            parts.append((images, labels))
-        else:
-            parts.clear()
-    if held > IN_MEMORY_LIMIT:
-        return Stream(dataset, count)
-    if not parts:
-        raise DataError(f"{name} is empty; expected at least one batch of (images, labels).")
-    return _checked(Sample(np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])), name)
-
-
-def _checked(sample: Sample, name: str) -> Sample:
-    if sample.size == 0:
-        raise DataError(f"{name} is empty; expected at least one image.")
-    if np.issubdtype(sample.images.dtype, np.floating):
-        bad = np.flatnonzero(~np.isfinite(sample.images).reshape(sample.size, -1).all(axis=1))
-        if len(bad):
-            raise DataError(f"{name}: {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}.")
-    return sample
+def _place(held: Sample, i: int, element: Batch) -> None:
+    for arrays, one in zip((held.images, held.labels), element, strict=True):
+        for array, part in zip(parts_of(arrays), parts_of(one), strict=True):
+            array[i] = part

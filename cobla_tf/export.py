@@ -1,32 +1,71 @@
-"""The compressed model as files that load without cobla_tf."""
+"""The compressed model as files that load without cobla_tf, each compared with it before it is announced."""
 
 import tempfile
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from absl import logging
 
-from cobla_tf.config import EXPORTS
-from cobla_tf.errors import ConfigError, OutputError, first_line
+from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS
+from cobla_tf.errors import ConfigError, ExportError, OutputError, first_line
+from cobla_tf.export_check import ExportCheck, check_files, one_line
+from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain
 from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
 
+Array = np.ndarray
+
 STAGE = ".writing-"
 """How the names of folders begin in which files are made before they take their place."""
-FILE_NAMES = {"keras": "compressed.keras", "savedmodel": "saved_model", "litert": "compressed.tflite"}
+REJECTED = "rejected"
+"""Folder of the files that did not do what the network does."""
+PACKAGES = {"onnx": ("tf2onnx", "onnxruntime")}
+"""What an export needs beside the package's own requirements; its extra has its name."""
+CHECKED = 16
+"""Images that a file is compared on."""
 
 
 @dataclass(frozen=True)
 class Exports:
-    """The formats that were written, with their paths, and those that failed, each with a sentence."""
+    """The formats that were written and proved, with their paths, and those that failed, each with a sentence."""
 
-    files: dict[str, Path]
-    failures: dict[str, str]
+    files: dict[str, Path] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    checks: tuple[ExportCheck, ...] = ()
+
+
+class FailedExportError(ExportError):
+    """Some formats failed; `exports` has them and those that did not."""
+
+    def __init__(self, exports: Exports) -> None:
+        """Put all failures into one sentence."""
+        super().__init__("; ".join(f"export {name} failed: {why}" for name, why in exports.failures.items()))
+        self.exports = exports
+
+
+def check_exports(formats: Sequence[str]) -> None:
+    """Check that each format is one and that what it needs is installed, before any work.
+
+    Raises:
+        ConfigError: for a name that is not in `cobla_tf.config.EXPORTS`.
+        ExportError: a package is missing.
+    """
+    unknown = sorted(set(formats) - set(EXPORTS))
+    if unknown:
+        raise ConfigError(f"exports must be among {', '.join(EXPORTS)}, got {', '.join(unknown)}.")
+    for name in formats:
+        missing = [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
+        if missing:
+            raise ExportError(
+                f"the export {name} needs {' and '.join(missing)}, not installed here: "
+                f"pip install 'cobla-tf[{name}]', or leave {name} out of the exports."
+            )
 
 
 def check_writable(folder: Path) -> None:
@@ -46,31 +85,49 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def export_model(model: "keras.Model", folder: Path, formats: Sequence[str] = EXPORTS) -> Exports:
-    """Write the model in each format; one that fails is logged and stops no other.
+def export_model(
+    model: "keras.Model",
+    folder: Path | str,
+    formats: Sequence[str] = DEFAULT_EXPORTS,
+    *,
+    images: Array,
+    calibration: Array | None = None,
+    batch: int | None = None,
+) -> Exports:
+    """Write the model in each format and compare each file with it; one that fails stops no other.
 
     The .keras file comes first, whatever the order of `formats`, and holds neither loss nor optimiser: these may be
     classes that only this program knows, and the slots of an optimiser would outweigh what compression saved.
-    The SavedModel and the LiteRT file take a batch of any size. `model` is left as it was.
+    All files take a batch of any size; LiteRT's input has to be resized for that. Inputs and outputs are the model's
+    in each, also where weights and arithmetic are 8 bits. `model` is left as it was.
+
+    Args:
+        model: with one input and one output.
+        folder: made where it does not exist.
+        formats: names in `cobla_tf.config.EXPORTS`.
+        images: real inputs [N, ...], of which the first 16 are compared, in a fresh process and on the CPU.
+        calibration: real inputs [N, ...] that 8-bit ranges are taken from; `images` by default.
+        batch: gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size.
 
     Raises:
-        ConfigError: for a name that is not in `cobla_tf.config.EXPORTS`.
+        ConfigError, ExportError: before any work: as `check_exports`.
         OutputError: if the folder cannot be written.
+        FailedExportError: at the end: a format could not be written, or its outputs differ from the network's by more
+            than its tolerance (`cobla_tf.export_check.TOLERANCES`); such a file is kept in `folder`/rejected.
     """
-    unknown = sorted(set(formats) - set(EXPORTS))
-    if unknown:
-        raise ConfigError(f"exports must be among {EXPORTS}, got {unknown}.")
+    check_exports(formats)
+    folder = Path(folder)
     check_writable(folder)
-    plain = _without_training_state(model)
-    files: dict[str, Path] = {}
-    failures: dict[str, str] = {}
-    for name in (name for name in EXPORTS if name in formats):
-        try:
-            files[name] = replace_with(folder / FILE_NAMES[name], lambda path, write=_WRITERS[name]: write(plain, path))
-        except Exception as error:  # converters raise nearly anything, and no format may cost the others
-            failures[name] = _one_line(error)
-            logging.error("export %s failed: %s", name, failures[name])
-    return Exports(files, failures)
+    dtype = model.inputs[0].dtype
+    source = Source(plain(model), np.asarray(images if calibration is None else calibration, dtype), batch)
+    exports = _write_all(source, folder, formats)
+    checks, failures = check_files(source, np.asarray(images[:CHECKED], dtype), exports.files)
+    exports = Exports(*_rejected(exports, failures), checks)
+    for name, why in exports.failures.items():
+        logging.error("export %s failed: %s", name, why)
+    if exports.failures:
+        raise FailedExportError(exports)
+    return exports
 
 
 def replace_with(target: Path, write: Callable[[Path], None]) -> Path:
@@ -104,29 +161,24 @@ def _replace_with(target: Path, write: Callable[[Path], None]) -> Path:
     return target
 
 
-def _write_keras(model: "keras.Model", path: Path) -> None:
-    model.save(path)
+def _write_all(source: Source, folder: Path, formats: Sequence[str]) -> Exports:
+    exports = Exports()
+    for name in (name for name in EXPORTS if name in formats):
+        try:
+            with quiet():
+                path = replace_with(folder / FILE_NAMES[name], lambda path, write=WRITERS[name]: write(source, path))
+            exports.files[name] = path
+        except Exception as error:  # converters raise nearly anything, and no format may cost the others
+            exports.failures[name] = one_line(f"{type(error).__name__}: {error}")
+    return exports
 
 
-def _write_saved_model(model: "keras.Model", path: Path) -> None:
-    with quiet():
-        model.export(str(path), format="tf_saved_model", verbose=False)
-
-
-def _write_litert(model: "keras.Model", path: Path) -> None:
-    with quiet():
-        model.export(str(path), format="litert", verbose=False)
-
-
-_WRITERS = {"keras": _write_keras, "savedmodel": _write_saved_model, "litert": _write_litert}
-
-
-def _without_training_state(model: "keras.Model") -> "keras.Model":
-    """A copy that was never compiled: optimiser slots and a loss of the user's own are no part of the network."""
-    from cobla_tf.graph import transform
-
-    return transform(model, lambda layer: None)[0] if model.compiled else model
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' ...')}"
+def _rejected(exports: Exports, failures: dict[str, str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Files and failures once those that failed their check have moved to the folder of the rejected."""
+    files, reasons = dict(exports.files), dict(exports.failures)
+    for name, why in failures.items():
+        path = files.pop(name)
+        (path.parent / REJECTED).mkdir(exist_ok=True)
+        kept = replace_with(path.parent / REJECTED / path.name, path.replace)
+        reasons[name] = f"{why}; kept for inspection: {kept}"
+    return files, reasons

@@ -3,6 +3,7 @@
 import inspect
 import math
 from difflib import get_close_matches
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,9 +12,10 @@ from absl import logging
 
 from cobla_tf.config import FineTuneConfig
 from cobla_tf.digest import digest
+from cobla_tf.elements import cast, joined, packed, parts_of
 from cobla_tf.errors import ConfigError
-from cobla_tf.examples import Examples, Sample
-from cobla_tf.losses import Loss
+from cobla_tf.examples import Arrays, Examples, Sample
+from cobla_tf.loss import Loss, LossSum
 from cobla_tf.training_backup import TrainingBackup
 from cobla_tf.unfinished import Unfinished
 from cobla_tf.yellowfin import YellowFin
@@ -45,7 +47,7 @@ def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
 def train(
     model: keras.Model,
     examples: Examples,
-    loss: Loss,
+    loss: Loss | LossSum,
     config: FineTuneConfig,
     batch_size: int,
     progress: bool,
@@ -72,7 +74,14 @@ def train(
         return ()
     steps = -(-examples.size // batch_size) * config.epochs
     optimizer = _scheduled(config, steps)
-    model.compile(optimizer=optimizer, loss=loss.function, metrics=["accuracy"] if loss.labels != "other" else [])
+    if isinstance(loss, LossSum):  # the outputs that have a loss, in their order: the same weights
+        model = keras.Model(model.input, tuple(model.outputs[place] for place in loss.places))
+    parts = loss.parts if isinstance(loss, LossSum) else (loss,)
+    model.compile(
+        optimizer=optimizer,
+        loss=joined([part.function for part in parts]),
+        metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
+    )
     best, backup = BestWeights(), backup or TrainingBackup()
     done = backup.restore(model, best)
     if done < config.epochs:
@@ -94,7 +103,7 @@ def training_backup(
     kind: str,
     model: keras.Model,
     examples: Examples,
-    loss: Loss,
+    loss: Loss | LossSum,
     config: FineTuneConfig,
     batch_size: int,
     seed: int,
@@ -173,24 +182,26 @@ def _scheduled(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer
 
 
 def _inputs(model: keras.Model, examples: Examples, batch_size: int, order: tuple[int, int]) -> dict:
+    def arranged(images: Any, labels: Any) -> tuple[Any, Any]:
+        return packed(model, images), labels
+
     if not isinstance(examples, Sample):
-        return {"x": examples.rebatched(batch_size)}
-    images = examples.images.astype(model.inputs[0].dtype, copy=False)
-    return {
-        "x": _epochs((images, examples.labels), batch_size, *order),
-        "steps_per_epoch": -(-examples.size // batch_size),
-    }
+        return {"x": examples.rebatched(batch_size).map(arranged)}
+    arrays = (cast(model, examples.images), examples.labels)
+    steps = -(-examples.size // batch_size)
+    return {"x": _epochs(arrays, batch_size, *order).map(arranged), "steps_per_epoch": steps}
 
 
-def _epochs(arrays: tuple[np.ndarray, np.ndarray], batch_size: int, seed: int, first: int) -> tf.data.Dataset:
+def _epochs(arrays: tuple[Arrays, Arrays], batch_size: int, seed: int, first: int) -> tf.data.Dataset:
     """Batches of all epochs from `first` on, each in an order that follows from seed and epoch alone."""
+    size = len(parts_of(arrays[0])[0])
 
     def order(epoch: tf.Tensor) -> tf.data.Dataset:
-        places = tf.random.experimental.stateless_shuffle(tf.range(len(arrays[0])), seed=[seed, epoch])
+        places = tf.random.experimental.stateless_shuffle(tf.range(size), seed=[seed, epoch])
         return tf.data.Dataset.from_tensor_slices(places).batch(batch_size)
 
-    def gather(places: tf.Tensor, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return tuple(tf.gather(part, places) for part in whole)
+    def gather(places: tf.Tensor, whole: Any) -> Any:
+        return tf.nest.map_structure(lambda part: tf.gather(part, places), whole)
 
     places = tf.data.Dataset.range(first, tf.int64.max).flat_map(order)
     whole = tf.data.Dataset.from_tensors(arrays).repeat()  # not a constant of the graph, which may have 2 GiB

@@ -1,98 +1,89 @@
-"""The masked two-factor convolution: the paper's reading of W(m), and the oracle of the folded one."""
+"""The two plain layers that stand for one, and the mask between them in the two-factor reading of W(m)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
+
+from cobla_tf.kinds import channels_first
+from cobla_tf.sites import Site
+
+Array = np.ndarray
+
+NEUTRAL = {"kernel_size": 1, "strides": 1, "dilation_rate": 1, "output_padding": 0}
+"""What leaves a size as it is."""
+PASSED_ON = (
+    "trainable", "dtype", "data_format", "padding", "groups", "filters", "units", "use_bias", "activation",
+    "activity_regularizer", "bias_initializer", "bias_regularizer", "bias_constraint",
+)  # fmt: skip
+"""What the second factor has from the layer, beside its share of the sizes."""
+DROPPED = (
+    "activation", "activity_regularizer", "bias_regularizer", "bias_constraint", "kernel_regularizer",
+    "kernel_constraint", "pointwise_regularizer", "pointwise_constraint",
+)  # fmt: skip
+"""What the first factor has not: the bias and all that comes after it, and what was said of the kernel as a whole."""
 
 
-@keras.saving.register_keras_serializable(package="cobla_tf")
-class MaskedConv2D(keras.layers.Layer):
-    """A convolution by G, a mask on its output channels, and a convolution by H (Eqs. 3 and 4).
+def factor_layers(site: Site, rank: int, names: Sequence[str]) -> list[keras.layers.Layer]:
+    """Two layers in a row, not built yet: G, of the layer's own class, and H, which ends in its bias and activation."""
+    form, kind, config = site.decomposition.form, site.kind, site.layer.get_config()
+    first, second = {}, {}
+    for key, neutral in NEUTRAL.items():
+        if config.get(key) is not None:
+            own, rest = tuple(config[key]), (neutral,) * len(config[key])
+            first[key] = own[: form.split] + rest[form.split :]
+            second[key] = rest[: form.split] + own[form.split :]
+    dropped = {key: None for key in DROPPED if key in config}
+    width = {"units" if "units" in config else "filters": form.groups * rank}
+    G = kind.layer.from_config({**config, **dropped, **first, **width, "use_bias": False, "name": names[0]})
+    passed_on = {key: config[key] for key in PASSED_ON if key in config}
+    if form.scheme == "spatial":
+        return [G, kind.layer.from_config({**passed_on, **second, "name": names[1]})]
+    second.pop("output_padding", None)
+    return [G, kind.pointwise.from_config({**passed_on, **second, "name": names[1]})]
 
-    With all masks one it equals the Conv2D that it was made from.
+
+def set_factors(pair: Sequence[keras.layers.Layer], site: Site, terms: Array, scale: Array | None = None) -> None:
+    """Give two built layers the kept terms of a site, and all else that the layer has learnt."""
+    kind, layer, (first, second) = site.kind, site.layer, pair
+    G, H = site.decomposition.factors(terms, scale)
+    kind.kernel_of(first).assign(G)
+    second.kernel.assign(H)
+    if hasattr(layer, "depthwise_kernel"):
+        first.depthwise_kernel.assign(layer.depthwise_kernel)
+    if layer.use_bias:
+        second.bias.assign(layer.bias)
+
+
+class Mask(keras.layers.Layer):
+    """Multiplies each of r channels, in every group, by a weight of its own: diag(m) of Eqs. 3 and 4.
 
     Args:
-        rank: number of masks, the full rank of the site.
-        filters: output channels f.
-        kernel_size: (kh, kw) of the original kernel.
-        scheme: "spatial" or "channel".
-        strides, dilation_rate: (vertical, horizontal).
-        padding: "same" or "valid".
-        activation: as of Conv2D, applied after the bias.
-        use_bias: whether there is a bias [f].
+        rank: number of masks r.
+        groups: the input has groups * r channels.
+        axis: of the channels.
     """
 
-    def __init__(
-        self,
-        rank: int,
-        filters: int,
-        kernel_size: tuple[int, int],
-        scheme: str,
-        strides: tuple[int, int] = (1, 1),
-        dilation_rate: tuple[int, int] = (1, 1),
-        padding: str = "valid",
-        activation: Any = None,
-        use_bias: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        """Store the geometry."""
+    def __init__(self, rank: int, groups: int, axis: int, **kwargs: Any) -> None:
+        """Store the sizes."""
         super().__init__(**kwargs)
         self.rank = rank
-        self.filters = filters
-        self.kernel_size = tuple(kernel_size)
-        self.scheme = scheme
-        self.strides = tuple(strides)
-        self.dilation_rate = tuple(dilation_rate)
-        self.padding = padding
-        self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
+        self.groups = groups
+        self.axis = axis
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create mask [r], G, H and bias; all but the mask are constants of the optimisation."""
-        kh, kw = self.kernel_size
-        channels = input_shape[-1]
-        first, second = ((kh, 1), (1, kw)) if self.scheme == "spatial" else ((kh, kw), (1, 1))
+        """Create the mask [r]."""
         self.mask = self.add_weight(name="mask", shape=(self.rank,), initializer="ones")
-        self.G = self.add_weight(name="G", shape=(*first, channels, self.rank), trainable=False)
-        self.H = self.add_weight(name="H", shape=(*second, self.rank, self.filters), trainable=False)
-        self.bias = (
-            self.add_weight(name="bias", shape=(self.filters,), initializer="zeros", trainable=False)
-            if self.use_bias
-            else None
-        )
 
     def call(self, inputs: Any) -> Any:
-        """Images [n, h, w, c] to activations [n, h', w', f]."""
-        (first_strides, first_dilation), (second_strides, second_dilation) = factor_geometry(
-            self.scheme, self.strides, self.dilation_rate
-        )
-        hidden = keras.ops.conv(inputs, self.G, first_strides, self.padding, dilation_rate=first_dilation)
-        outputs = keras.ops.conv(
-            hidden * self.mask, self.H, second_strides, self.padding, dilation_rate=second_dilation
-        )
-        return self.activation(outputs if self.bias is None else outputs + self.bias)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of __init__."""
-        return {
-            **super().get_config(),
-            "rank": self.rank,
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "scheme": self.scheme,
-            "strides": self.strides,
-            "dilation_rate": self.dilation_rate,
-            "padding": self.padding,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
-        }
+        """Of the same shape as the inputs."""
+        shape = [1] * len(inputs.shape)
+        shape[self.axis] = self.groups * self.rank
+        return inputs * keras.ops.reshape(keras.ops.tile(self.mask, self.groups), shape)
 
 
-Pair = tuple[int, int]
-
-
-def factor_geometry(scheme: str, strides: Pair, dilation: Pair) -> tuple[tuple[Pair, Pair], tuple[Pair, Pair]]:
-    """((strides, dilation) of G, (strides, dilation) of H) of a convolution's two factors."""
-    if scheme == "spatial":
-        return ((strides[0], 1), (dilation[0], 1)), ((1, strides[1]), (1, dilation[1]))
-    return (strides, dilation), ((1, 1), (1, 1))
+def mask_layer(site: Site) -> Mask:
+    """The mask between both factors of a site at full rank."""
+    axis = 1 if channels_first(site.layer) else -1
+    return Mask(site.decomposition.full_rank, site.decomposition.form.groups, axis, dtype=site.layer.dtype_policy)

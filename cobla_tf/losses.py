@@ -6,49 +6,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.errors import ConfigError, DataError, ModelError, first_line
+from cobla_tf.elements import cast, each, forward, losses_by_output, output_names, parts_of
+from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
-from cobla_tf.graph import leaf_layers
+from cobla_tf.graph import is_graph
+from cobla_tf.loss import Loss, LossSum
 
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
-class Loss:
-    """A loss and what may be said beside it.
-
-    Attributes:
-        function: a keras.losses.Loss, or a function of (labels, outputs).
-        labels: "sparse" (class numbers), "one-hot", or "other", where accuracy has no meaning.
-        description: one sentence for the report.
-    """
-
-    function: Any
-    labels: str
-    description: str
-
-    def total(self, labels: Any, outputs: Any) -> Any:
-        """Sum of the loss over a batch, as a scalar tensor."""
-        value = self.function(labels, outputs)
-        if getattr(self.function, "reduction", None) == "sum":
-            return value
-        return keras.ops.mean(value) * keras.ops.cast(keras.ops.shape(outputs)[0], value.dtype)
-
-    def hits(self, labels: Any, outputs: Any) -> Any:
-        """Number of correct first guesses in a batch, as a scalar tensor."""
-        if self.labels == "one-hot":
-            labels = keras.ops.argmax(labels, axis=-1)
-        guesses = keras.ops.argmax(outputs, axis=-1)
-        same = keras.ops.equal(guesses, keras.ops.cast(keras.ops.reshape(labels, (-1,)), guesses.dtype))
-        return keras.ops.sum(keras.ops.cast(same, "int32"))
-
-
-def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss:
+def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum:
     """Choose the loss, and check labels against the model on a few real examples.
 
     Args:
-        loss: None for (sparse) categorical cross-entropy, or anything that keras.losses.get takes.
-        model: one input, one output.
+        loss: None for (sparse) categorical cross-entropy, or anything that keras.losses.get takes; for several outputs
+            also a list or dict of these, see `losses_by_output`.
+        model: of any number of inputs and outputs.
         probe: a few examples that check_images let pass.
 
     Raises:
@@ -56,17 +29,51 @@ def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss:
         ConfigError: Keras knows no such loss.
         DataError: labels outside the outputs, or a loss that is not finite.
     """
-    if not np.issubdtype(probe.labels.dtype, np.number) and probe.labels.dtype != bool:
-        raise DataError(f"expected labels that are numbers, got {probe.labels.dtype}; map class names to 0..n-1 first.")
-    outputs = np.asarray(model(probe.images.astype(model.inputs[0].dtype), training=False), dtype=np.float64)
-    kind = _label_kind(probe.labels, outputs)
-    chosen = _default(model, outputs, probe.labels, kind) if _is_default(loss) else _given(loss, kind)
-    if chosen.labels == "sparse":
-        check_labels(probe.labels, outputs.shape[-1])
-    value = _first_value(chosen, probe, outputs)
+    outputs = each(lambda part: np.asarray(part, dtype=np.float64), forward(model, cast(model, probe.images)))
+    given, names = losses_by_output(loss, model), output_names(model)
+    if len(names) == 1:
+        return _resolve(given[0], _Output(model, 0, outputs), probe.labels)
+    parts = []
+    for (place, one), labels in zip(given.items(), parts_of(probe.labels), strict=True):
+        try:
+            parts.append(_resolve(one, _Output(model, place, outputs[place]), labels))
+        except CoblaError as error:
+            raise type(error)(f"output {names[place]!r}: {error}") from error
+    return LossSum(tuple(parts), tuple(given))
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One output of a model, and its values on the probe."""
+
+    model: keras.Model
+    place: int
+    values: Array
+
+    @property
+    def dtype(self) -> str:
+        return keras.backend.standardize_dtype(self.model.outputs[self.place].dtype)
+
+    @property
+    def activation(self) -> Any:
+        """Of the layer that makes it, nested models opened."""
+        tensor = self.model.outputs[self.place]
+        layer, _, index = tensor._keras_history
+        while is_graph(layer):
+            layer, _, index = layer.outputs[index]._keras_history
+        return getattr(layer, "activation", None)
+
+
+def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
+    if not np.issubdtype(labels.dtype, np.number) and labels.dtype != bool:
+        raise DataError(f"expected labels that are numbers, got {labels.dtype}; map class names to 0..n-1 first.")
+    kind = _label_kind(labels, output.values)
+    chosen = _default(output, labels, kind) if _is_default(loss) else _given(loss, kind)
+    chosen.check_labels(labels, output.values)
+    value = _first_value(chosen, labels, output.values)
     if not np.isfinite(value):
         raise DataError(
-            f"the loss of the original network is {value} on the first {probe.size} images; expected a finite number: "
+            f"the loss of the original network is {value} on the first {len(labels)} images; expected a finite number: "
             "check weights, preprocessing and loss."
         )
     return chosen
@@ -79,39 +86,14 @@ def _is_default(loss: Any) -> bool:
     return loss is None or (isinstance(name, str) and name.removeprefix("sparse_").removeprefix("Sparse") in known)
 
 
-def _first_value(loss: Loss, probe: Sample, outputs: Array) -> float:
+def _first_value(loss: Loss, labels: Array, outputs: Array) -> float:
     try:
-        return float(loss.total(probe.labels, keras.ops.convert_to_tensor(outputs))) / probe.size
+        return float(loss.total(labels, keras.ops.convert_to_tensor(outputs))) / len(labels)
     except Exception as error:  # Keras and TensorFlow raise several kinds for shapes that do not fit
         raise DataError(
             f"{loss.description} does not fit outputs of shape {outputs.shape} with labels of shape "
-            f"{probe.labels.shape} and type {probe.labels.dtype}: {first_line(error)}"
+            f"{labels.shape} and type {labels.dtype}: {first_line(error)}"
         ) from error
-
-
-def check_images(model: keras.Model, probe: Sample) -> None:
-    """Refuse models of several inputs or outputs, and images that do not fit the input."""
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ModelError(
-            f"expected a model with one input and one output, got {len(model.inputs)} and {len(model.outputs)}."
-        )
-    if not isinstance(model, keras.Sequential) and not isinstance(model.output, keras.KerasTensor):
-        raise ModelError(f"expected a model whose output is a tensor, got a {type(model.output).__name__} of one.")
-    expected, got = tuple(model.inputs[0].shape[1:]), probe.images.shape[1:]
-    if len(expected) != len(got) or any(e not in (None, g) for e, g in zip(expected, got, strict=True)):
-        raise DataError(f"expected images of shape {expected}, as the model's input, got {got}.")
-    dtype = np.dtype(model.inputs[0].dtype) if model.inputs[0].dtype != "bfloat16" else np.dtype("float32")
-    if np.issubdtype(dtype, np.integer) and not np.array_equal(probe.images.astype(dtype), probe.images):
-        raise DataError(f"expected images that are whole numbers, as the model's input is {dtype}, got fractions.")
-
-
-def check_labels(labels: Array, classes: int) -> None:
-    """Refuse class numbers outside [0, classes)."""
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        raise DataError(
-            f"expected labels in 0..{classes - 1}, one for each of the model's {classes} outputs, "
-            f"got {labels.min()}..{labels.max()}."
-        )
 
 
 def _label_kind(labels: Array, outputs: Array) -> str:
@@ -135,29 +117,23 @@ def _given(loss: Any, kind: str) -> Loss:
     return Loss(function, comparable, f"{name}, as given")
 
 
-def _default(model: keras.Model, outputs: Array, labels: Array, kind: str) -> Loss:
+def _default(output: _Output, labels: Array, kind: str) -> Loss:
     if kind == "other":
         raise ModelError(
-            f"the default loss is cross-entropy over classes, which does not fit outputs {outputs.shape} with labels "
-            f"{labels.shape}; pass loss=, e.g. loss='binary_crossentropy'."
+            f"the default loss is cross-entropy over classes, which does not fit outputs {output.values.shape} with "
+            f"labels {labels.shape}; pass loss=, e.g. loss='binary_crossentropy'."
         )
-    outputs_dtype = keras.backend.standardize_dtype(model.outputs[0].dtype)
-    from_logits = not _are_probabilities(outputs, outputs_dtype)
-    if from_logits and _ends_in_sigmoid(model):
+    from_logits = not _are_probabilities(output.values, output.dtype)
+    if from_logits and output.activation is keras.activations.sigmoid:
         raise ModelError(
             "the model ends in a sigmoid, neither logits nor probabilities; pass loss= to say how to judge it."
         )
     maker = keras.losses.SparseCategoricalCrossentropy if kind == "sparse" else keras.losses.CategoricalCrossentropy
     said = "logits" if from_logits else "probabilities (non-negative and of sum 1 on every image tried)"
-    precision = "float64" if outputs_dtype == "float64" else "float32"
+    precision = "float64" if output.dtype == "float64" else "float32"
     return Loss(maker(from_logits=from_logits, dtype=precision), kind, f"{maker.__name__} on {said}")
 
 
 def _are_probabilities(outputs: Array, dtype: str) -> bool:
     tolerance = 1e-4 if dtype in ("float32", "float64") else 2e-2
     return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=tolerance))
-
-
-def _ends_in_sigmoid(model: keras.Model) -> bool:
-    *_, (_, last) = leaf_layers(model)
-    return getattr(last, "activation", None) is keras.activations.sigmoid

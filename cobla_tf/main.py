@@ -7,7 +7,7 @@ import logging as python_logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,11 @@ from absl import app, flags, logging
 
 from cobla_tf.config import (
     CURVATURES,
+    DEFAULT_EXPORTS,
     EXPORTS,
     GRADIENTS,
+    LAYERS,
+    PRECISIONS,
     QP_SOLVERS,
     RANK_METHODS,
     ROUNDINGS,
@@ -26,6 +29,7 @@ from cobla_tf.config import (
     Config,
     FineTuneConfig,
     SolveConfig,
+    check_layers,
 )
 from cobla_tf.errors import CoblaError, ConfigError
 from cobla_tf.flagfiles import OPTIONS, resolve_flagfiles
@@ -34,8 +38,10 @@ from cobla_tf.quiet import quiet
 if TYPE_CHECKING:
     import keras
 
-    from cobla_tf.pipeline import Result
+    from cobla_tf.curve import Curve
     from cobla_tf.plan import Plan
+    from cobla_tf.resources import Resource
+    from cobla_tf.result import Result
     from cobla_tf.unfinished import Unfinished
 
 DEFAULT_FLAGFILE = "digits.flags"
@@ -65,11 +71,18 @@ _BUDGETS = flags.DEFINE_list(
     "budgets", [], "Budgets on resources of the CSV file, in the form of --macs and in the file's units: "
     "latency=0.6,energy=2500.",
 )  # fmt: skip
-_METHOD = flags.DEFINE_enum(
-    "method", RANK_METHODS[0], RANK_METHODS, "What selects the ranks; r_vbmf and both kinds of signal_recovery set "
-    "their own cost and take no budgets.",
+_SWEEP = flags.DEFINE_list(
+    "sweep", [], "Several budgets, each on MACs and params alike and in place of --macs and --params, for the curve of "
+    "accuracy against cost: 0.7,0.5,0.3.",
+)  # fmt: skip
+_METHOD = flags.DEFINE_list(
+    "method", RANK_METHODS[0], f"What selects the ranks, one of {', '.join(RANK_METHODS)}; several with --sweep. "
+    "r_vbmf and both kinds of signal_recovery set their own cost and take no budgets.",
 )  # fmt: skip
 _SCHEME = flags.DEFINE_enum("scheme", "spatial", SCHEMES, "kh x 1 then 1 x kw (spatial), or kh x kw then 1 x 1.")
+_LAYERS = flags.DEFINE_list(
+    "layers", list(LAYERS[:1]), f"Kinds of layers to decompose: any of {','.join(LAYERS)}, or all."
+)
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, e.g. whitening,block1_*.")
 _LOSS = flags.DEFINE_string("loss", None, "Any Keras loss by name; cross-entropy over classes if unset.")
 _SAMPLE = flags.DEFINE_float(
@@ -95,9 +108,15 @@ _ROUNDING = flags.DEFINE_enum(
     "rounding", SolveConfig.rounding, ROUNDINGS, "By an integer program on a model of the loss too, or by draws alone."
 )
 _BAND = flags.DEFINE_bool("band", SolveConfig.band, "Free only the masks on which the heuristics disagree.")
+_MULTIPLE = flags.DEFINE_integer(
+    "rank_multiple", SolveConfig.rank_multiple, "Every rank is a multiple of it, e.g. 8, or the layer stays whole.", 1
+)
 _DRAWS = flags.DEFINE_integer("draws", SolveConfig.draws, "Feasible draws of the randomised rounding, best kept.", 1)
 _REFINE = flags.DEFINE_integer(
     "refine_iterations", SolveConfig.refine_iterations, "Iterations that re-scale the kept terms, ranks fixed.", 0
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision", SolveConfig.precision, PRECISIONS, "Of products in gradients and fine-tuning, never of accuracies."
 )
 _QP_SOLVER = flags.DEFINE_enum("qp_solver", "auto", QP_SOLVERS, "auto takes MOSEK where its licence answers.")
 _SEED = flags.DEFINE_integer("seed", 0, "Fixes every choice by chance.", 0)
@@ -109,8 +128,16 @@ _LEARNING_RATE = flags.DEFINE_float(
     "for yellowfin a factor on its own rate.", 0,
 )  # fmt: skip
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
+_BATCH_NORM = flags.DEFINE_integer(
+    "batch_norm_images", Config.batch_norm_images,
+    "Training images on which the statistics of BatchNorm layers are re-estimated after compression; 0 keeps them.", 0
+)  # fmt: skip
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
-_EXPORTS = flags.DEFINE_list("exports", list(EXPORTS), f"Any of {','.join(EXPORTS)}.")
+_EXPORTS = flags.DEFINE_list("exports", list(DEFAULT_EXPORTS), f"Any of {','.join(EXPORTS)}.")
+_EXPORT_BATCH = flags.DEFINE_integer(
+    "export_batch", None, "Gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size.", 1
+)
+_BENCHMARK = flags.DEFINE_bool("benchmark", False, "Time the compressed network beside the original; minutes.")
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -145,8 +172,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt as stop:
         print("cobla_tf: stopped; the same command goes on where it was", file=sys.stderr)
         return 128 + (stop.args or (signal.SIGINT,))[0]
-    print(f"\n{result.report}")
-    return 1 if result.report.failures else 0
+    reports = [point.report for point in result.points if point.report] if _SWEEP.value else [result.report]
+    print(f"\n{result if _SWEEP.value else result.report}")
+    return 1 if any(report.failures for report in reports) else 0
 
 
 def _complete(argv: list[str]) -> list[str]:
@@ -190,36 +218,48 @@ def _config() -> Config:
             continuation=_CONTINUATION.value,
             rounding=_ROUNDING.value,
             band=_BAND.value,
+            precision=_PRECISION.value,
             qp_solver=_QP_SOLVER.value,
+            rank_multiple=_MULTIPLE.value,
             draws=_DRAWS.value,
             refine_iterations=_REFINE.value,
         ),
         fine_tune=FineTuneConfig(_EPOCHS.value, _OPTIMIZER.value, _LEARNING_RATE.value),
         batch_size=_BATCH_SIZE.value,
+        batch_norm_images=_BATCH_NORM.value,
         seed=_SEED.value,
         output_dir=Path(_OUTPUT_DIR.value),
         exports=tuple(_EXPORTS.value),
+        benchmark=_BENCHMARK.value,
+        export_batch=_EXPORT_BATCH.value,
     )
 
 
-def _compress(config: Config) -> "Result":
+def _compress(config: Config) -> "Result | Curve":
     missing = [flag.name for flag in (_MODEL, _DATASET) if flag.value is None]
     if missing:
         raise ConfigError(
             f"expected --{' and --'.join(missing)}: model and data set are both needed, from a flagfile or the command "
             "line; --help tells their forms."
         )
-    costs = _costs()
+    from cobla_tf.resources import read_resources
+
+    resources = read_resources(_RESOURCES.value) if _RESOURCES.value else ()
+    asked = _sweep() if _SWEEP.value else _budgets(resources)
+    layers = check_layers(_LAYERS.value)
     logging.info("devices: %s", ", ".join(_devices()))
     import keras
 
     from cobla_tf.datasets import load_dataset
+    from cobla_tf.export import check_exports
     from cobla_tf.graph import check_model
     from cobla_tf.models import load_model
     from cobla_tf.pipeline import compress
     from cobla_tf.plan import make_plan
+    from cobla_tf.sweep import pareto
     from cobla_tf.unfinished import Unfinished
 
+    check_exports(config.exports)
     keras.utils.set_random_seed(config.seed)
     model = load_model(_MODEL.value, _WEIGHTS.value, will_train=_PRETRAIN.value > 0)
     check_model(model)
@@ -233,35 +273,48 @@ def _compress(config: Config) -> "Result":
         )
     logging.info("%s", data.description)
     shared = {
-        **costs,
-        "method": _METHOD.value,
+        "resources": resources,
         "scheme": _SCHEME.value,
         "exclude": _EXCLUDE.value,
+        "layers": layers,
         "validation": data.test,
         "loss": _LOSS.value,
         "config": config,
     }
     train_set, unfinished = data.train, Unfinished(config.output_dir)
     if _PRETRAIN.value:
-        plan = make_plan(model, train_set, **shared)
+        loosest = {"budgets": {name: max(asked[name]) for name in ("macs", "params")}} if _SWEEP.value else asked
+        plan = make_plan(model, train_set, **loosest, **shared)
         train_set, shared["validation"] = plan.train_set, plan.held_out  # as they were read: no second pass
         _pretrain(model, plan, config, unfinished)
-    result = compress(model, train_set, **shared)
+    result = (pareto if _SWEEP.value else compress)(model, train_set, **asked, **shared)
     unfinished.remove()
     return result
 
 
-def _costs() -> dict[str, Any]:
-    """The arguments budgets and resources of compress(), checked as far as is possible without the model."""
+def _budgets(resources: Sequence["Resource"]) -> dict[str, Any]:
+    """The arguments budgets and method of compress(), checked as far as is possible without the model."""
     from cobla_tf.budgets import merge_budgets, parse_budget, parse_budgets
-    from cobla_tf.resources import read_resources
     from cobla_tf.selection import check_method
 
-    resources = read_resources(_RESOURCES.value) if _RESOURCES.value else ()
+    if len(_METHOD.value) != 1:
+        raise ConfigError(f"--method must be one name without --sweep, got {','.join(_METHOD.value) or 'none'}.")
     macs, params = parse_budget("--macs", _MACS.value), parse_budget("--params", _PARAMS.value)
     budgets = merge_budgets(macs, params, parse_budgets("--budgets", _BUDGETS.value))
-    check_method(_METHOD.value, budgets, [resource.name for resource in resources])
-    return {"budgets": budgets, "resources": resources}
+    check_method(_METHOD.value[0], budgets, [resource.name for resource in resources])
+    return {"budgets": budgets, "method": _METHOD.value[0]}
+
+
+def _sweep() -> dict[str, Any]:
+    """The arguments macs, params and methods of pareto(), checked likewise."""
+    from cobla_tf.budgets import parse_budget
+    from cobla_tf.sweep import check_sweep
+
+    if _BUDGETS.value:
+        raise ConfigError("--budgets cannot go with --sweep, which sets MACs and params; pareto() takes any.")
+    budgets = [parse_budget("--sweep", text) for text in _SWEEP.value]
+    check_sweep(_METHOD.value, [{"macs": budget, "params": budget} for budget in budgets], ())
+    return {"macs": budgets, "params": budgets, "methods": _METHOD.value}
 
 
 def _devices() -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from cobla_tf.errors import ModelError, first_line
+from cobla_tf.squeezenet import squeezenet
 
 if TYPE_CHECKING:
     import keras
@@ -56,12 +57,12 @@ def nin_cifar10() -> "keras.Model":
 
 def squeezenet_v1_0() -> "keras.Model":
     """SqueezeNet 1.0 (Iandola et al., 2016): BGR images [227, 227, 3] less their mean, 1,000 logits."""
-    return _squeezenet("squeezenet_v1_0", (96, 7), pools_after=("conv1", "fire4", "fire8"), pad_conv10=1)
+    return squeezenet("v1.0")
 
 
 def squeezenet_v1_1() -> "keras.Model":
     """SqueezeNet 1.1 (same authors): earlier pooling and a smaller conv1, at less than half the MACs."""
-    return _squeezenet("squeezenet_v1_1", (64, 3), pools_after=("conv1", "fire3", "fire5"), pad_conv10=0)
+    return squeezenet("v1.1")
 
 
 def vgg16() -> "keras.Model":
@@ -114,38 +115,6 @@ def _conv(name: str, filters: int, kernel: int, **options: Any) -> "keras.Layer"
     from keras import layers
 
     return layers.Conv2D(filters, kernel, **{"padding": "same", "activation": "relu", "name": name, **options})
-
-
-def _squeezenet(name: str, conv1: tuple[int, int], pools_after: tuple[str, ...], pad_conv10: int) -> "keras.Model":
-    from keras import Input, Model, layers
-
-    images = Input((227, 227, 3), name="image")
-    x = _conv("conv1", *conv1, strides=2, padding="valid")(images)
-    x = _caffe_pool(x, "pool1")
-    for fire, squeeze in enumerate((16, 16, 32, 32, 48, 48, 64, 64), start=2):
-        x = _fire(x, f"fire{fire}", squeeze)
-        if f"fire{fire}" in pools_after:
-            x = _caffe_pool(x, f"pool{fire}")
-    x = layers.Dropout(0.5, name="drop9")(x)
-    if pad_conv10:
-        x = layers.ZeroPadding2D(pad_conv10, name="pad10")(x)
-    x = _conv("conv10", 1000, 1)(x)
-    return Model(images, layers.GlobalAveragePooling2D(name="pool10")(x), name=name)
-
-
-def _fire(x: Any, name: str, squeeze: int) -> Any:
-    from keras import layers
-
-    x = _conv(f"{name}_squeeze1x1", squeeze, 1)(x)
-    branches = [_conv(f"{name}_expand{size}x{size}", 4 * squeeze, size)(x) for size in (1, 3)]
-    return layers.Concatenate(name=f"{name}_concat")(branches)
-
-
-def _caffe_pool(x: Any, name: str) -> Any:
-    """3x3 maximum at stride 2 that rounds its output size up as Caffe does: padding is needed at even sizes only."""
-    from keras import layers
-
-    return layers.MaxPooling2D(3, 2, padding="valid" if x.shape[1] % 2 else "same", name=name)(x)
 
 
 def _read_model(path: str) -> "keras.Model":

@@ -4,6 +4,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
+
+from cobla_tf.elements import output_names
+from cobla_tf.loss import Loss, LossSum
 from cobla_tf.report import Evaluation
 from cobla_tf.sites import Sites
 
@@ -16,9 +20,17 @@ def lost_attributes(sites: Sites) -> list[str]:
     return [
         f"{site.name}: its {name.replace('_', ' ')} does not carry over to two factors and is left out in fine-tuning"
         for site in sites.found
-        for name in ("kernel_regularizer", "kernel_constraint")
-        if getattr(site.layer, name) is not None
+        for name in ("kernel_regularizer", "kernel_constraint", "pointwise_regularizer", "pointwise_constraint")
+        if getattr(site.layer, name, None) is not None
     ]
+
+
+def of_one_output(model: keras.Model, loss: Loss | LossSum) -> list[str]:
+    """Which output the accuracies are of, where there are several and one has classes."""
+    if len(model.outputs) == 1 or loss.labels == "other":
+        return []
+    name = output_names(model)[loss.place]
+    return [f"accuracies are those of the output {name!r}, the first with classes; losses are summed over the outputs"]
 
 
 def untrained(original: Evaluation, classes: int) -> list[str]:
@@ -33,6 +45,12 @@ def untrained(original: Evaluation, classes: int) -> list[str]:
         f"told from chance ({chance:.2%}): it has no trained weights, or the images are not prepared as it needs them; "
         "accuracies mean nothing"
     ]
+
+
+def renormalised(layers: int, frozen: int, images: int) -> list[str]:
+    """Which statistics of BatchNorm were re-estimated, on how many training images, and which were not."""
+    kept = f"; {frozen} frozen ones keep theirs" if frozen else ""
+    return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
 
 
 def left_from_before(folder: Path, names: Sequence[str], files: dict[str, str]) -> list[str]:

@@ -9,8 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cobla_tf.elements import cast, each, forward, joined, parts_of
 from cobla_tf.examples import Examples, Sample
-from cobla_tf.losses import Loss
+from cobla_tf.loss import Loss, LossSum
+from cobla_tf.precision import products_in
 from cobla_tf.progress import bar
 from cobla_tf.report import Evaluation
 from cobla_tf.surgery import MaskedModel
@@ -18,18 +20,19 @@ from cobla_tf.surgery import MaskedModel
 Array = np.ndarray
 
 
-def _timed(evaluate: Callable) -> Callable:
-    """Add the time of a method to `self.seconds`."""
+def _computed(evaluate: Callable) -> Callable:
+    """Multiply in `self.precision`, and add the time of a method to `self.seconds`."""
 
     @wraps(evaluate)
-    def timed(self: "Objective", *args: Any) -> Any:
+    def computed(self: "Objective", *args: Any) -> Any:
         began = time.perf_counter()
         try:
-            return evaluate(self, *args)
+            with products_in(self.precision):
+                return evaluate(self, *args)
         finally:
             self.seconds += time.perf_counter() - began
 
-    return timed
+    return computed
 
 
 class Objective:
@@ -43,14 +46,18 @@ class Objective:
         loss: from losses.resolve_loss.
         batch_size: images a step.
         probe: a few examples, for the form of a batch: one trace serves all batch sizes.
+        precision: of products, but for evaluate(), from precision.resolve_precision.
 
     Attributes:
         seen: images that gradients were taken on so far, one count an image and gradient.
         seconds: spent in losses, gradients and curvature so far.
     """
 
-    def __init__(self, masked: MaskedModel, loss: Loss, batch_size: int, probe: Sample) -> None:
+    def __init__(
+        self, masked: MaskedModel, loss: Loss | LossSum, batch_size: int, probe: Sample, precision: str = "float32"
+    ) -> None:
         """Trace both steps."""
+        self.precision = precision
         self._masked = masked
         self._loss = loss
         self._batch_size = batch_size
@@ -59,13 +66,13 @@ class Objective:
         self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, _signature(masked.model, probe))
 
-    @_timed
+    @_computed
     def value(self, masks: Array, sample: Sample) -> float:
         """E(m) on a sample, for masks float64 [n]."""
         self._masked.write(masks)
         return self._mean(self._loss_step, sample)
 
-    @_timed
+    @_computed
     def values(self, masks: Array, sample: Sample, groups: int) -> Array:
         """E(m) on up to `groups` equal parts of a sample, the last possibly smaller: its spread; float64 [parts]."""
         self._masked.write(masks)
@@ -73,13 +80,13 @@ class Objective:
         parts = (Sample(*part) for part in sample.batches(size))
         return np.array([self._mean(self._loss_step, part) for part in parts])
 
-    @_timed
+    @_computed
     def gradient(self, masks: Array, sample: Sample) -> tuple[float, Array]:
         """E(m) and dE/dm, float64 [n], on a sample."""
         self._masked.write(masks)
         return self._gradient(sample)
 
-    @_timed
+    @_computed
     def fisher(self, masks: Array, sample: Sample) -> Array:
         """Diagonal of the empirical Fisher matrix, float64 [n]: the mean over images of (dE_i/dm_j)^2.
 
@@ -92,15 +99,16 @@ class Objective:
             squares += self._gradient(Sample(*image))[1] ** 2
         return squares / sample.size
 
-    @_timed
+    @_computed
     def constant_loss(self, masks: Array, sample: Sample) -> float:
         """Loss of the network's mean output given for every image: what a network that sees nothing can reach."""
         self._masked.write(masks)
         model = self._masked.model
         batches = tensors(model, sample, self._batch_size)
-        outputs = tf.concat([model(images, training=False) for images, _ in batches], axis=0)
-        mean = tf.reduce_mean(outputs, axis=0, keepdims=True)
-        return float(self._loss.total(sample.labels, tf.repeat(mean, sample.size, axis=0))) / sample.size
+        outputs = zip(*(parts_of(forward(model, images)) for images, _ in batches), strict=True)
+        means = [tf.reduce_mean(tf.concat(parts, axis=0), axis=0, keepdims=True) for parts in outputs]
+        constant = joined([tf.repeat(mean, sample.size, axis=0) for mean in means])
+        return float(self._loss.total(sample.labels, constant)) / sample.size
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
@@ -119,23 +127,23 @@ class Objective:
         return total / sample.size
 
 
-def _signature(model: keras.Model, probe: Sample) -> list[tf.TensorSpec]:
-    images, labels = next(tensors(model, probe, 1))
-    return [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in (images, labels)]
+def _signature(model: keras.Model, probe: Sample) -> list[Any]:
+    batch = next(tensors(model, probe, 1))
+    return [each(lambda part: tf.TensorSpec((None, *part.shape[1:]), part.dtype), one) for one in batch]
 
 
-def _traced(step: Callable, signature: list[tf.TensorSpec]) -> Callable:
+def _traced(step: Callable, signature: list[Any]) -> Callable:
     """One graph for batches of any size."""
     return tf.function(step, input_signature=signature).get_concrete_function()
 
 
 def _steps(
-    masked: MaskedModel, loss: Loss, sums: list[tf.Variable], signature: list[tf.TensorSpec]
+    masked: MaskedModel, loss: Loss | LossSum, sums: list[tf.Variable], signature: list[Any]
 ) -> tuple[Callable, Callable]:
-    def total(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return loss.total(labels, masked.model(images, training=False))
+    def total(images: Any, labels: Any) -> tf.Tensor:
+        return loss.total(labels, forward(masked.model, images))
 
-    def gradient_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def gradient_step(images: Any, labels: Any) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masked.variables)
             value = total(images, labels)
@@ -150,14 +158,14 @@ def _steps(
 def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
     """Batches as tensors, images in the dtype of the model's input."""
     for images, labels in bar(examples.batches(batch_size), -(-examples.size // batch_size), "batches"):
-        yield tf.convert_to_tensor(images.astype(model.inputs[0].dtype, copy=False)), tf.convert_to_tensor(labels)
+        yield each(tf.convert_to_tensor, cast(model, images)), each(tf.convert_to_tensor, labels)
 
 
-def evaluate(model: keras.Model, examples: Examples, loss: Loss, batch_size: int) -> Evaluation:
+def evaluate(model: keras.Model, examples: Examples, loss: Loss | LossSum, batch_size: int) -> Evaluation:
     """Mean loss, and accuracy where labels are classes, over all examples."""
 
-    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        outputs = model(images, training=False)
+    def step(images: Any, labels: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = forward(model, images)
         hits = loss.hits(labels, outputs) if loss.labels != "other" else tf.constant(0)
         return loss.total(labels, outputs), hits
 
@@ -165,5 +173,5 @@ def evaluate(model: keras.Model, examples: Examples, loss: Loss, batch_size: int
     total, hits, count = 0.0, 0, 0
     for images, labels in tensors(model, examples, batch_size):
         value, correct = traced(images, labels)
-        total, hits, count = total + float(value), hits + int(correct), count + len(images)
+        total, hits, count = total + float(value), hits + int(correct), count + len(parts_of(images)[0])
     return Evaluation(total / count, hits / count if loss.labels != "other" else None, count)

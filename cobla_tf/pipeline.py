@@ -11,41 +11,36 @@ import keras
 import numpy as np
 from absl import logging
 
+from cobla_tf.baselines.method import Method
+from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
-from cobla_tf.config import Config
+from cobla_tf.config import LAYERS, Config
 from cobla_tf.digest import digest
 from cobla_tf.errors import DataError
-from cobla_tf.export import FILE_NAMES, export_model, replace_with
+from cobla_tf.export import Exports, FailedExportError, export_model, replace_with
+from cobla_tf.export_formats import FILE_NAMES
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
-from cobla_tf.notes import left_from_before, lost_attributes, untrained
+from cobla_tf.notes import left_from_before, lost_attributes, of_one_output, renormalised, untrained
 from cobla_tf.plan import Plan, make_plan
+from cobla_tf.precision import products_in
 from cobla_tf.progress import doing
 from cobla_tf.provenance import budget_reports, command, fingerprint, site_reports, versions
 from cobla_tf.recorded import evaluate_recorded
 from cobla_tf.report import Evaluation, Report
 from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
-from cobla_tf.selection import COBLA, select_ranks
-from cobla_tf.solution import Solution
+from cobla_tf.result import Result
+from cobla_tf.selection import COBLA, method_name, select_ranks
+from cobla_tf.solution import Solution, WarmStart
+from cobla_tf.speed import benchmark
 from cobla_tf.surgery import rebuild
 from cobla_tf.unfinished import Unfinished, held
 from cobla_tf.watched_solve import make_solver
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What compress() returns.
-
-    Attributes:
-        model: the compressed network, of built-in layers only; fine-tuned where that was asked for.
-        report: what was done, per site and in total.
-    """
-
-    model: keras.Model
-    report: Report
+CALIBRATION = 100
+"""Training images that 8-bit exports take their ranges from."""
 
 
 def compress(
@@ -58,9 +53,11 @@ def compress(
     resources: Sequence[Resource] = (),
     scheme: str = "spatial",
     exclude: Sequence[str] = (),
+    layers: str | Sequence[str] = LAYERS[:1],
     validation: Any = None,
     loss: Any = None,
-    method: str = COBLA,
+    method: str | Method = COBLA,
+    warm: WarmStart | None = None,
     config: Config | None = None,
 ) -> Result:
     """Compress a trained CNN by low-rank approximation under hard budgets.
@@ -74,11 +71,14 @@ def compress(
             Absolute budgets are in its unit, which should be so small that they are above 1.
         scheme: "spatial" (Eq. 3) or "channel" (Eq. 4).
         exclude: fnmatch patterns of layer names to leave alone.
+        layers: kinds of layers to decompose, of config.LAYERS or "all"; Conv2D alone is the paper's choice.
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an
             in-memory `dataset` is set apart and never optimised on.
         loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
         method: what selects the ranks: "cobla", or a published method in cobla_tf.baselines.RIVALS, under the same
-            budgets; some of these set their own cost and take no budgets.
+            budgets; some of these set their own cost and take no budgets. A `baselines.Method` is one of your own.
+        warm: `Result.warm` of a compression of the same model, scheme and layers under other budgets, best somewhat
+            looser ones: the solve starts from there and takes fewer gradients.
         config: everything else.
 
     The seed in `config` is set for Python, NumPy and TensorFlow alike. With an `output_dir`, the same call made again
@@ -90,7 +90,13 @@ def compress(
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
     budgets = merge_budgets(macs, params, budgets)
-    asked = {"method": method, "budgets": budgets, "scheme": scheme, "exclude": list(exclude)}
+    asked = {
+        "method": method_name(method),
+        "budgets": budgets,
+        "scheme": scheme,
+        "exclude": list(exclude),
+        "layers": layers,
+    }
     run = _Run(config, asked)
     with held(config.output_dir):
         with run.clock("checks and decomposition"), doing("checks and decomposition"):
@@ -101,12 +107,15 @@ def compress(
                 resources=resources,
                 scheme=scheme,
                 exclude=exclude,
+                layers=layers,
                 validation=validation,
                 loss=loss,
                 config=config,
                 method=method,
             )
-        return run.compress(model, plan)
+        if warm is not None:
+            warm.check(plan.sites.layout.size)
+        return run.compress(model, plan, warm)
 
 
 @dataclass
@@ -121,7 +130,7 @@ class _Run:
     files: dict[str, str] = field(default_factory=dict)
     journal: Journal = field(default_factory=lambda: Journal(None, {}))
 
-    def compress(self, model: keras.Model, plan: Plan) -> Result:
+    def compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Result:
         """Go on where an earlier attempt had come to, if there was one."""
         unfinished = Unfinished(self.config.output_dir)
         if self.config.output_dir is not None:
@@ -129,20 +138,22 @@ class _Run:
                 header = fingerprint(model, plan, self.asked, self.config)
                 self.journal = Journal(unfinished.path("solve.journal", digest(sorted(header.items()))), header)
         with closing(self.journal):
-            result = self._compress(model, plan, unfinished)
+            result = self._compress(model, plan, warm, unfinished)
         unfinished.remove()
         return result
 
-    def _compress(self, model: keras.Model, plan: Plan, unfinished: Unfinished) -> Result:
+    def _compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None, unfinished: Unfinished) -> Result:
         """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
-        self.notes += lost_attributes(plan.sites)
+        self.notes += [*of_one_output(model, plan.loss), *lost_attributes(plan.sites)]
         _log_budgets(plan)
         self._evaluate("original", lambda: self._judge(model, plan))
-        self._judge_original(model)
-        solution = self._solve(model, plan) if plan.method == COBLA else self._select(model, plan)
+        self._judge_original(model, plan)
+        solution = self._solve(model, plan, warm) if plan.method == COBLA else self._select(model, plan)
         rounded = solution.rounded
         with self.clock("rebuild"):
             compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
+        if not rounded.allocation.whole.all():
+            self._renormalise(compressed, plan)
         self._evaluate("compressed", lambda: self._judge(compressed, plan))
         history = self._fine_tune(compressed, plan, unfinished)
         if self.journal.replayed:
@@ -151,16 +162,20 @@ class _Run:
                 "times include theirs"
             )
         report = self._report((model, compressed), plan, solution, history)
-        return Result(compressed, self._write(compressed, report))
+        if self.config.benchmark:
+            with self.clock("benchmark"):
+                times = benchmark(model, compressed, images=plan.held_out.probe().images)
+            report = dataclasses.replace(report, benchmark=times)
+        return Result(compressed, self._write(compressed, plan, report), solution.warm)
 
     def _judge(self, model: keras.Model, plan: Plan) -> Evaluation:
         return evaluate_recorded(self.journal, model, plan.held_out, plan.loss, self.config.batch_size)
 
-    def _judge_original(self, model: keras.Model) -> None:
+    def _judge_original(self, model: keras.Model, plan: Plan) -> None:
         original = self.evaluations["original"]
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        for note in untrained(original, model.outputs[0].shape[-1]):
+        for note in untrained(original, model.outputs[plan.loss.place].shape[-1]):
             logging.warning("%s", note)
             self.notes.append(note)
 
@@ -170,8 +185,8 @@ class _Run:
         logging.info("%s", solution.status)
         return solution
 
-    def _solve(self, model: keras.Model, plan: Plan) -> Solution:
-        solver = make_solver(model, plan, self.config, self.journal)
+    def _solve(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Solution:
+        solver = make_solver(model, plan, self.config, self.journal, warm)
         objective = solver.objective
         with self.clock("solve: the optimiser itself"):
             solution = solver.run()
@@ -197,6 +212,17 @@ class _Run:
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
         logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
 
+    def _renormalise(self, model: keras.Model, plan: Plan) -> None:
+        """Re-estimate the statistics of BatchNorm layers where there are any, and measure the network before it."""
+        config, norms = self.config, batch_norms(model)
+        if not norms.open or not config.batch_norm_images:
+            return
+        self._evaluate("rebuilt", lambda: self._judge(model, plan))
+        with self.clock("batch statistics"):
+            sample = plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
+            reestimate(model, sample, config.batch_size)
+        self.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
+
     def _fine_tune(self, model: keras.Model, plan: Plan, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
         config = self.config
         if not config.fine_tune.epochs:
@@ -204,7 +230,7 @@ class _Run:
         if config.output_dir is not None:
             path = replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)
             self.files["before fine-tuning"] = str(path)
-        with self.clock("fine-tuning"):
+        with self.clock("fine-tuning"), products_in(plan.precision):
             training = (model, plan.train_set, plan.loss, config.fine_tune, config.batch_size)
             backup = training_backup(unfinished, "fine_tuning", *training, config.seed)
             history = train(*training, sys.stderr.isatty(), config.seed, backup)
@@ -230,8 +256,10 @@ class _Run:
             budgets=budget_reports(plan, solution),
             sites=site_reports(plan, solution),
             skipped=plan.sites.skipped,
+            network=plan.sites.network,
             iterations=solution.records,
             qp_solver=plan.qp_solver,
+            precision=plan.precision,
             status=solution.status,
             evaluations=self.evaluations,
             evaluated_on=plan.evaluated_on,
@@ -244,15 +272,26 @@ class _Run:
             command=command(),
         )
 
-    def _write(self, model: keras.Model, report: Report) -> Report:
+    def _export(self, model: keras.Model, plan: Plan) -> Exports:
+        config = self.config
+        calibration = plan.train_set.draw(CALIBRATION, np.random.default_rng(config.seed))
+        shared = {"images": plan.held_out.probe().images, "calibration": calibration.images}
+        with self.clock("export"):
+            try:
+                return export_model(model, config.output_dir, config.exports, batch=config.export_batch, **shared)
+            except FailedExportError as error:  # the run has its result, and the report says what is missing
+                return error.exports
+
+    def _write(self, model: keras.Model, plan: Plan, report: Report) -> Report:
         if self.config.output_dir is None:
             return report
-        with self.clock("export"):
-            exports = export_model(model, self.config.output_dir, self.config.exports)
+        exports = self._export(model, plan)
         files = {**self.files, **{name: str(path) for name, path in exports.files.items()}}
         names = (BEFORE_FINE_TUNING, *FILE_NAMES.values())
         notes = (*report.notes, *left_from_before(self.config.output_dir, names, files))
-        report = dataclasses.replace(report, files=files, failures=exports.failures, notes=notes)
+        report = dataclasses.replace(
+            report, files=files, failures=exports.failures, export_checks=exports.checks, notes=notes
+        )
         written = write_report(report, self.config.output_dir)
         return dataclasses.replace(report, files={**files, **{name: str(path) for name, path in written.items()}})
 

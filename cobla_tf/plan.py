@@ -1,22 +1,28 @@
 """Everything that is checked and settled before the first gradient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
+from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import Budgets, resolve_limits
-from cobla_tf.config import Config
+from cobla_tf.config import LAYERS, Config, check_layers
 from cobla_tf.costs import CostTable
-from cobla_tf.errors import DataError
-from cobla_tf.examples import Examples, Sample, Stream, as_examples
-from cobla_tf.export import check_writable
+from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
+from cobla_tf.errors import ConfigError, DataError
+from cobla_tf.examples import Examples, Sample, Stream
+from cobla_tf.export import check_exports, check_writable
 from cobla_tf.finetune import make_optimizer
 from cobla_tf.graph import check_model
-from cobla_tf.losses import Loss, check_images, check_labels, resolve_loss
+from cobla_tf.loss import Loss, LossSum
+from cobla_tf.losses import resolve_loss
+from cobla_tf.precision import resolve_precision
 from cobla_tf.qp import resolve_solver
+from cobla_tf.reading import as_examples
 from cobla_tf.resources import Resource, add_resources, check_resources
 from cobla_tf.selection import COBLA, check_method, needs_sample, takes_budgets
 from cobla_tf.sites import Sites, find_sites
@@ -37,7 +43,8 @@ class Plan:
         limits: float64 [R] in the order and units of `costs`, infinite where there is no budget.
         loss: how the network is judged.
         qp_solver: a resolved back end; "none" where nothing is optimised.
-        method: what selects the ranks, a name in RANK_METHODS.
+        method: what selects the ranks, a name in RANK_METHODS or one of the caller's own.
+        precision: of products in gradients and fine-tuning, resolved.
     """
 
     train_set: Examples
@@ -46,9 +53,10 @@ class Plan:
     sites: Sites
     costs: CostTable
     limits: np.ndarray
-    loss: Loss
+    loss: Loss | LossSum
     qp_solver: str
-    method: str
+    method: str | Method
+    precision: str
 
 
 def make_plan(
@@ -59,10 +67,11 @@ def make_plan(
     resources: Sequence[Resource],
     scheme: str,
     exclude: Sequence[str],
+    layers: str | Sequence[str] = LAYERS[:1],
     validation: Any,
     loss: Any,
     config: Config,
-    method: str = COBLA,
+    method: str | Method = COBLA,
 ) -> Plan:
     """Check all input, cheapest first; the arguments are those of compress(), with all budgets in one mapping.
 
@@ -70,30 +79,34 @@ def make_plan(
         CoblaError: see there.
     """
     if config.output_dir is not None:
+        check_exports(config.exports)
         check_writable(config.output_dir)
+    check_layers(layers)
     check_resources(resources)
     check_method(method, budgets, [resource.name for resource in resources])
     make_optimizer(config.fine_tune)
     qp_solver = resolve_solver(config.solve.qp_solver) if method == COBLA else "none"
     check_model(model)
-    train_set, held_out, evaluated_on = _split(dataset, validation, config.seed)
+    train_set, held_out, evaluated_on = _split(dataset, validation, config.seed, form_of(model, loss))
     if isinstance(train_set, Stream) and needs_sample(method):
         train_set.check_draw(config.solve.sample_size(train_set.size))
     probe = train_set.probe()
-    check_images(model, probe)
+    check_images(model, probe.images)
     chosen = resolve_loss(loss, model, probe)
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
-    sites = find_sites(model, scheme, exclude, tuple(probe.images.shape[1:]))
-    costs = add_resources(sites.costs, sites.names, resources, [layer.name for layer in sites.skipped])
+    sites = find_sites(model, scheme, exclude, shape_of(probe.images), layers)
+    costs = _in_multiples(sites.costs, sites.names, config.solve.rank_multiple)
+    costs = add_resources(costs, sites.names, resources, [layer.name for layer in sites.skipped])
     limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)
-    return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method)
+    precision = resolve_precision(config.solve.precision)
+    return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method, precision)
 
 
-def _split(dataset: Any, validation: Any, seed: int) -> tuple[Examples, Examples, str]:
-    train_set = as_examples(dataset)
+def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Examples, Examples, str]:
+    train_set = as_examples(dataset, form=form)
     if validation is not None:
-        held_out = as_examples(validation, "validation")
+        held_out = as_examples(validation, "validation", form)
         return train_set, held_out, f"the {held_out.size:,} validation images given, never optimised on"
     if isinstance(train_set, Stream):
         raise DataError("the dataset is too large to set a part of it apart in memory; pass validation= as well.")
@@ -103,14 +116,28 @@ def _split(dataset: Any, validation: Any, seed: int) -> tuple[Examples, Examples
     return rest, held_out, f"{held_out.size:,} images set apart from the {train_set.size:,} given, never optimised on"
 
 
-def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.Model, loss: Loss) -> None:
+def _in_multiples(costs: CostTable, names: Sequence[str], multiple: int) -> CostTable:
+    """Ranks in multiples only.
+
+    Raises:
+        ConfigError: no site has such a rank.
+    """
+    largest = int(costs.full_ranks.max())
+    if largest < multiple:
+        raise ConfigError(
+            f"rank_multiple must be at most {largest}, the largest full rank of a site "
+            f"({names[int(costs.full_ranks.argmax())]}), got {multiple}."
+        )
+    for i in np.flatnonzero(costs.full_ranks < multiple):
+        logging.info("%s is kept whole: its full rank %d is below the multiple", names[i], costs.full_ranks[i])
+    return replace(costs, multiple=multiple)
+
+
+def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.Model, loss: Loss | LossSum) -> None:
     """Images and labels of the form of the probe; all labels where they are in memory."""
     sample = examples if isinstance(examples, Sample) else examples.probe()
-    check_images(model, sample)
-    if sample.labels.shape[1:] != probe.labels.shape[1:]:
-        raise DataError(
-            f"{name}: expected labels of shape {probe.labels.shape[1:]} an image, as in the dataset, "
-            f"got {sample.labels.shape[1:]}."
-        )
-    if loss.labels == "sparse":
-        check_labels(sample.labels, model.outputs[0].shape[-1])
+    check_images(model, sample.images)
+    expected, got = shape_of(probe.labels), shape_of(sample.labels)
+    if got != expected:
+        raise DataError(f"{name}: expected labels of shape {expected} an image, as in the dataset, got {got}.")
+    loss.check_labels(sample.labels, joined(model.outputs))

@@ -1,5 +1,7 @@
 """The two figures of a report, drawn without pyplot's global state."""
 
+from collections.abc import Sequence
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 
@@ -21,9 +23,18 @@ LONGEST_NAME = 36
 PER_CENT = FuncFormatter(lambda share, position: f"{100 * share:.4g} %")
 
 
+class _ShownFigure(Figure):
+    """A figure that a notebook shows although pyplot does not know of it."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        save_png(self, png)
+        return png.getvalue()
+
+
 def convergence_figure(report: Report) -> Figure:
     """Loss (upper panel) and share of each budget used (lower panel) over the SQP iterations, phases marked."""
-    figure = _figure(width=8.0, height=5.4)
+    figure = empty_figure(width=8.0, height=5.4)
     figure.suptitle(f"{report.model}: convergence", x=0.01, ha="left", fontsize=11)
     if not report.iterations:
         figure.text(0.5, 0.5, "no SQP iterations", ha="center", color=GREY)
@@ -41,12 +52,17 @@ def convergence_figure(report: Report) -> Figure:
 
 def sites_figure(report: Report) -> Figure:
     """Share of its MACs that each site keeps, in network order, as in the paper's Figure 5."""
-    count = len(report.sites)
-    figure = _figure(width=8.0, height=1.5 + 0.24 * max(count, 2))
-    figure.suptitle(f"{report.model}: MACs kept at each site", x=0.01, ha="left", fontsize=11)
+    return shares_figure(report.model, report.sites)
+
+
+def shares_figure(model: str, sites: Sequence[SiteReport]) -> Figure:
+    """The same of sites by themselves, in network order, under the model's name."""
+    count = len(sites)
+    figure = empty_figure(width=8.0, height=1.5 + 0.24 * max(count, 2))
+    figure.suptitle(f"{model}: MACs kept at each site", x=0.01, ha="left", fontsize=11)
     axes = figure.subplots()
-    _draw_shares(axes, report.sites)
-    _draw_total(axes, report.sites)
+    _draw_shares(axes, sites)
+    _draw_total(axes, sites)
     middle, half = (count - 1) / 2, max(count, 2) / 2 + 0.1
     axes.set_ylim(middle + half, middle - half)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
@@ -54,19 +70,23 @@ def sites_figure(report: Report) -> Figure:
     return figure
 
 
-def save_png(figure: Figure, path: Path) -> None:
+FIGURES = {"sites": sites_figure, "convergence": convergence_figure}
+
+
+def save_png(figure: Figure, path: Path | BytesIO) -> None:
     """Write the figure as a PNG file."""
     figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
     """An empty figure in inches on the Agg canvas, which needs no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """No frame but the two axes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9, colors="#333333")
 
@@ -77,7 +97,7 @@ def _draw_losses(axes: Axes, report: Report) -> None:
     positive = [loss for loss in losses if 0 < loss < float("inf")]
     if positive and max(positive) > 20 * min(positive):
         axes.set_yscale("log")
-    _plain(axes)
+    plain(axes)
 
 
 def _draw_budget_use(axes: Axes, report: Report) -> None:
@@ -96,7 +116,7 @@ def _draw_budget_use(axes: Axes, report: Report) -> None:
     axes.yaxis.set_major_formatter(PER_CENT)
     axes.margins(y=0.15)
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4)
-    _plain(axes)
+    plain(axes)
 
 
 def _mark_phases(upper: Axes, lower: Axes, report: Report) -> None:
@@ -130,7 +150,7 @@ def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
-def _draw_shares(axes: Axes, sites: tuple[SiteReport, ...]) -> None:
+def _draw_shares(axes: Axes, sites: Sequence[SiteReport]) -> None:
     shares = [_share(site) for site in sites]
     colours = [WHOLE_COLOUR if site.rank is None else SITE_COLOUR for site in sites]
     axes.barh(range(len(sites)), shares, height=0.72, color=colours)
@@ -140,10 +160,10 @@ def _draw_shares(axes: Axes, sites: tuple[SiteReport, ...]) -> None:
         axes.annotate(_label(site), **place, fontsize=8, bbox={"color": "white", "pad": 1})
     axes.set_xlim(0, 1.35 * max([1.0, *shares]))
     axes.tick_params(axis="y", length=0)
-    _plain(axes)
+    plain(axes)
 
 
-def _draw_total(axes: Axes, sites: tuple[SiteReport, ...]) -> None:
+def _draw_total(axes: Axes, sites: Sequence[SiteReport]) -> None:
     before = sum(site.before["macs"] for site in sites)
     if before:
         total = sum(site.after["macs"] for site in sites) / before

@@ -4,6 +4,7 @@ import dataclasses
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cobla_tf.config import Config
+from cobla_tf.costs import CostTable
 from cobla_tf.digest import digest
+from cobla_tf.elements import cast, forward
 from cobla_tf.plan import Plan
 from cobla_tf.report import BudgetReport, SiteReport
 from cobla_tf.solution import Solution
@@ -35,21 +38,36 @@ def budget_reports(plan: Plan, solution: Solution) -> tuple[BudgetReport, ...]:
 
 def site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
     """Every site before and after, in the order of the network."""
-    allocation, costs = solution.rounded.allocation, plan.costs
-    after = costs.of_sites(allocation)
+    allocation, costs, layout = solution.rounded.allocation, plan.costs, plan.sites.layout
+    after, scales = costs.of_sites(allocation), layout.split(solution.rounded.scale)
+    masks = [()] * len(scales) if solution.relaxed is None else layout.split(solution.relaxed)
     return tuple(
         SiteReport(
             name=site.name,
-            scheme=site.decomposition.scheme,
-            kernel_shape=site.decomposition.kernel_shape,
+            scheme=site.decomposition.form.scheme,
+            kernel_shape=site.decomposition.form.shape,
             rank=None if allocation.whole[i] else int(allocation.ranks[i]),
             full_rank=site.decomposition.full_rank,
             before=dict(zip(costs.resources, costs.own_units(costs.original[:, i]), strict=True)),
             after=dict(zip(costs.resources, costs.own_units(after[:, i]), strict=True)),
-            reason="two factors of the rank it is worth would cost no less" if allocation.whole[i] else "",
+            reason=_why_whole(costs, i) if allocation.whole[i] else "",
+            singular_values=_digits(site.decomposition.sigma),
+            masks=_digits(masks[i]),
+            scales=_digits(scales[i]),
         )
         for i, site in enumerate(plan.sites.found)
     )
+
+
+def _why_whole(costs: CostTable, i: int) -> str:
+    if costs.full_ranks[i] < costs.multiple:
+        return f"its full rank is below the rank multiple {costs.multiple}"
+    return "two factors of the rank it is worth would cost no less"
+
+
+def _digits(values: Iterable[float]) -> tuple[float, ...]:
+    """To six significant digits, which is finer than what can be drawn and half as long in a file."""
+    return tuple(float(f"{value:.6g}") for value in values)
 
 
 def versions() -> dict[str, str]:
@@ -76,7 +94,7 @@ def fingerprint(model: "keras.Model", plan: Plan, asked: dict[str, Any], config:
     The loss of the first few training images stands for the graph of the model and the code of its loss.
     """
     probe, costs = plan.train_set.probe(), plan.costs
-    outputs = model(probe.images.astype(model.inputs[0].dtype, copy=False), training=False)
+    outputs = forward(model, cast(model, probe.images))
     digests = {
         "weights": model.get_weights(),
         "training images": plan.train_set,
@@ -89,6 +107,7 @@ def fingerprint(model: "keras.Model", plan: Plan, asked: dict[str, Any], config:
         "batch_size": config.batch_size,
         "seed": config.seed,
         "qp_solver": plan.qp_solver,
+        "precision": plan.precision,
         "loss": f"{plan.loss.description}, {float(plan.loss.total(probe.labels, outputs)):.4g} on the first images",
         **{name: digest(content).hex() for name, content in digests.items()},
         **versions(),

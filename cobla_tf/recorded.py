@@ -9,7 +9,7 @@ import numpy as np
 
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.journal import Journal
-from cobla_tf.losses import Loss
+from cobla_tf.loss import Loss, LossSum
 from cobla_tf.objective import Objective, evaluate
 from cobla_tf.progress import doing
 from cobla_tf.report import Evaluation
@@ -78,7 +78,7 @@ def _flat(answer: float | Array | tuple[float, Array]) -> Array:
 
 
 def evaluate_recorded(
-    journal: Journal, model: keras.Model, examples: Examples, loss: Loss, batch_size: int
+    journal: Journal, model: keras.Model, examples: Examples, loss: Loss | LossSum, batch_size: int
 ) -> Evaluation:
     """As `objective.evaluate`, through a journal."""
     weights = model.get_weights()

@@ -1,14 +1,14 @@
 """What one compression did, as frozen dataclasses that print and serialise themselves; no TensorFlow."""
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from tabulate import tabulate
 
-from cobla_tf.texts import amount_text, few, share_text, short_text, table
+from cobla_tf.export_check import ExportCheck, checks_table
+from cobla_tf.texts import amount_text, few, json_text, share_text, short_text, table
+from cobla_tf.timings import Benchmark
 
 COUNTED_TITLES = {"macs": "MACs", "params": "params"}
 """What is counted in the network itself, and how tables spell it."""
@@ -20,7 +20,9 @@ NO_PRICE = 1e-9
 class SiteReport:
     """One site before and after, kernels only; `rank` is None where it was kept whole, and `reason` says why.
 
-    `before` and `after` map each resource ('macs', 'params', ...) to what the site costs in it.
+    `before` and `after` map each resource ('macs', 'params', ...) to what the site costs in it. For each term of its
+    decomposition, `singular_values` in descending order, the relaxed `masks` (empty where nothing was optimised) and
+    the `scales` in the compressed network: 0 where the term was dropped, else positive.
     """
 
     name: str
@@ -31,6 +33,18 @@ class SiteReport:
     before: dict[str, float]
     after: dict[str, float]
     reason: str = ""
+    singular_values: tuple[float, ...] = ()
+    masks: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One use of a layer in the original network, and the places in `Report.network` of the calls it reads from."""
+
+    name: str
+    kind: str
+    inputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,16 @@ class Evaluation:
     accuracy: float | None
     examples: int
 
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % confidence interval of the accuracy; None where there is none."""
+        if self.accuracy is None or not math.isfinite(self.accuracy) or self.examples < 1:
+            return None
+        from scipy.stats import binomtest
+
+        correct = round(self.accuracy * self.examples)
+        interval = binomtest(correct, self.examples).proportion_ci(0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+
 
 @dataclass(frozen=True)
 class BudgetReport:
@@ -96,10 +120,13 @@ class BudgetReport:
 class Report:
     """All that a reader needs to judge and to repeat a compression.
 
-    `evaluations` maps a stage ('original', 'heuristic start', 'relaxed', 'compressed', 'fine-tuned', those that exist,
-    in this order) to its result, and `evaluated_on` says on which data; `seconds` maps a stage to where the time went;
-    `files` maps what a file is to its path, `failures` an export that could not be made to its reason;
-    `model_params` counts all parameters of the whole model, before and after.
+    `evaluations` maps a stage ('original', 'heuristic start', 'relaxed', 'rebuilt', 'compressed', 'fine-tuned', those
+    that exist, in this order) to its result, and `evaluated_on` says on which data; 'rebuilt' is before the statistics
+    of BatchNorm were re-estimated; `seconds` maps a stage to where the time went;
+    `files` maps what a file is to its path, `failures` an export that could not be made or trusted to its reason, and
+    `export_checks` says how near each exported file is to the network; `benchmark` how fast it is, if that was asked;
+    `model_params` counts all parameters of the whole model, before and after; `network` holds every call of a layer in
+    the original one, in the order of computation.
     """
 
     model: str
@@ -120,12 +147,16 @@ class Report:
     fine_tuning: tuple[dict[str, float], ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    export_checks: tuple[ExportCheck, ...] = ()
+    benchmark: Benchmark | None = None
     model_params: tuple[int, int] = (0, 0)
+    network: tuple[LayerCall, ...] = ()
     command: str = ""
+    precision: str = "float32"
 
     def to_json(self) -> str:
         """All fields as standard JSON; NaN and infinities become null, paths become strings."""
-        return json.dumps(_jsonable(dataclasses.asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
+        return json_text(dataclasses.asdict(self))
 
     def site_table(self, style: str = "simple") -> str:
         """Rank and cost of every site in network order, with a total; `style` is one of tabulate's formats.
@@ -167,7 +198,8 @@ class Report:
         last = self.iterations[-1] if self.iterations else None
         passes = f", {last.gradients} gradients, {last.values} losses" if last else ""
         total = sum(self.seconds.values())
-        return f"{len(self.iterations)} SQP iterations{passes}, QP solver {self.qp_solver}, {total:.1f} s in all"
+        how = f"products in {self.precision}, QP solver {self.qp_solver}"
+        return f"{len(self.iterations)} SQP iterations{passes}, {how}, {total:.1f} s in all"
 
     def prices(self) -> str:
         """One line: what a wider budget would buy, from the last iteration that had one."""
@@ -191,6 +223,8 @@ class Report:
             f"{self.evaluation_table()}\nevaluated on: {self.evaluated_on}" if self.evaluations else "",
             self.effort(),
             "\n".join(f"note: {note}" for note in self.notes),
+            str(self.benchmark or ""),
+            checks_table(self.export_checks) if self.export_checks else "",
             "\n".join(f"export {name} failed: {reason}" for name, reason in self.failures.items()),
             tabulate(self.files.items(), tablefmt="plain", disable_numparse=True),
         ]
@@ -213,6 +247,12 @@ def rank_text(site: SiteReport) -> str:
     return "whole" if site.rank is None else f"{site.rank} of {site.full_rank}"
 
 
+def left_alone(report: Report) -> list[tuple[str, str, str]]:
+    """Name, kind and reason of every layer with a kernel that is as it was."""
+    rows = [(site.name, "site, kept whole", site.reason or "-") for site in report.sites if site.rank is None]
+    return rows + [(layer.name, layer.kind, layer.reason or "-") for layer in report.skipped]
+
+
 def _costs(sites: tuple[SiteReport, ...], further: list[str]) -> list[str]:
     texts = []
     for resource in (*COUNTED_TITLES, *further):
@@ -220,15 +260,3 @@ def _costs(sites: tuple[SiteReport, ...], further: list[str]) -> list[str]:
         texts += [short_text(before), short_text(after)] if resource in COUNTED_TITLES else []
         texts.append(share_text(after, before))
     return texts
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(entry) for entry in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return _jsonable(value.tolist())
-    return value if value is None or isinstance(value, (str, int)) else str(value)

@@ -1,16 +1,19 @@
-"""A report as files in a folder: JSON for programs, Markdown and two figures for readers."""
+"""A report as files in a folder: JSON for programs, one HTML page, Markdown and two figures for readers."""
 
 import dataclasses
 import json
 from pathlib import Path
 
 from cobla_tf.export import check_writable, replace_with
+from cobla_tf.export_check import checks_table
+from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, save_png, sites_figure
-from cobla_tf.report import IterationRecord, Report
+from cobla_tf.report import IterationRecord, Report, left_alone
 from cobla_tf.texts import table
 
 STYLE = "github"
 NAMES = {
+    "report page": "report.html",
     "report": "report.md",
     "report data": "report.json",
     "convergence": "convergence.png",
@@ -19,10 +22,10 @@ NAMES = {
 
 
 def write_report(report: Report, folder: Path) -> dict[str, Path]:
-    """Write report.md, report.json, convergence.png and sites.png; each appears complete or not at all.
+    """Write report.html, report.md, report.json, convergence.png and sites.png; each appears complete or not at all.
 
     Returns:
-        What each file is, to its path; report.json and report.md list these paths beside those in `report.files`.
+        What each file is, to its path; the reports list these paths beside those in `report.files`.
 
     Raises:
         OutputError: if the folder cannot be written.
@@ -30,8 +33,9 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     check_writable(folder)
     paths = {what: folder / name for what, name in NAMES.items()}
     report = dataclasses.replace(report, files=report.files | {what: str(path) for what, path in paths.items()})
-    replace_with(paths["report data"], lambda path: path.write_text(report.to_json() + "\n", encoding="utf-8"))
-    replace_with(paths["report"], lambda path: path.write_text(markdown(report), encoding="utf-8"))
+    texts = {"report page": html_page(report), "report": markdown(report), "report data": report.to_json() + "\n"}
+    for what, text in texts.items():
+        replace_with(paths[what], lambda path, text=text: path.write_text(text, encoding="utf-8"))
     replace_with(paths["convergence"], lambda path: save_png(convergence_figure(report), path))
     replace_with(paths["sites"], lambda path: save_png(sites_figure(report), path))
     return paths
@@ -52,6 +56,8 @@ def markdown(report: Report) -> str:
         "## Time": _pairs(("stage", "seconds"), {stage: f"{spent:.1f}" for stage, spent in report.seconds.items()}),
         "## Configuration": _fenced(json.dumps(json.loads(report.to_json())["config"], indent=2), "json"),
         "## How to repeat": _repeat(report),
+        "## Speed": _speed(report),
+        "## Exports": _exports(report),
         "## Files": _pairs(("what", "path"), report.files),
     }
     return "\n\n".join(f"{head}\n\n{body}" for head, body in sections.items() if body) + "\n"
@@ -73,8 +79,7 @@ def _accuracy(report: Report) -> str:
 
 
 def _left_alone(report: Report) -> str:
-    rows = [(site.name, "site, kept whole", site.reason or "-") for site in report.sites if site.rank is None]
-    rows += [(layer.name, layer.kind, layer.reason or "-") for layer in report.skipped]
+    rows = left_alone(report)
     return table(("layer", "kind", "reason"), rows, STYLE, text_columns=3) if rows else ""
 
 
@@ -101,6 +106,23 @@ def _fine_tuning(report: Report) -> str:
         for number, epoch in enumerate(report.fine_tuning, start=1)
     ]
     return table(("epoch", *names), rows, STYLE) if rows else ""
+
+
+def _speed(report: Report) -> str:
+    times = report.benchmark
+    if times is None:
+        return ""
+    tables = [times.table(STYLE), times.site_table(STYLE)] if times.sites else [times.table(STYLE)]
+    return "\n\n".join((f"On {times.cores} processor cores.", *tables, *(f"- {note}" for note in times.notes)))
+
+
+def _exports(report: Report) -> str:
+    if not report.export_checks:
+        return ""
+    opening = (
+        "Each file, run in a process of its own on real images, against the network; relative to its outputs' norm."
+    )
+    return f"{opening}\n\n{checks_table(report.export_checks, STYLE)}"
 
 
 def _repeat(report: Report) -> str:

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from fractions import Fraction
@@ -82,6 +82,16 @@ def read_resources(path: Path | str) -> tuple[Resource, ...]:
     return tuple(Resource(name, **columns) for name, columns in tables.items())
 
 
+def write_resources(resources: Iterable[Resource], path: Path | str) -> None:
+    """Write a CSV file that `read_resources` reads."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((*COLUMNS, OPTIONAL))
+        for resource in resources:
+            for site, cost in resource.original.items():
+                writer.writerow((site, resource.name, cost, resource.per_rank[site], resource.base.get(site, 0)))
+
+
 def check_resources(resources: Sequence[Resource]) -> None:
     """Check that they are what they should be, before anything is known of the model.
 
@@ -129,13 +139,13 @@ def _add(costs: CostTable, sites: Sequence[str], resource: Resource) -> CostTabl
     dearest = sum(map(max, exact[0], factors))
     places = DIGITS - 1 - (Decimal(dearest.numerator) / Decimal(dearest.denominator)).adjusted()
     original, per_rank, base = ([math.ceil(cost * Fraction(10) ** places) for cost in part] for part in exact)
-    return CostTable(
-        (*costs.resources, resource.name),
-        np.vstack([costs.original, np.array(original, dtype=np.int64)]),
-        np.vstack([costs.per_rank, np.array(per_rank, dtype=np.int64)]),
-        costs.full_ranks,
-        np.vstack([costs.base, np.array(base, dtype=np.int64)]),
-        np.append(costs.decimals, places),
+    return replace(
+        costs,
+        resources=(*costs.resources, resource.name),
+        original=np.vstack([costs.original, np.array(original, dtype=np.int64)]),
+        per_rank=np.vstack([costs.per_rank, np.array(per_rank, dtype=np.int64)]),
+        base=np.vstack([costs.base, np.array(base, dtype=np.int64)]),
+        decimals=np.append(costs.decimals, places),
     )
 
 

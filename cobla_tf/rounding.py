@@ -44,6 +44,8 @@ def round_masks(
 ) -> Rounded:
     """Draw ranks r_i = randomised rounding of sum_j m_ij until the budgets hold, at least 1 a site.
 
+    Where ranks are multiples of k, the k-th parts of the sums are rounded.
+
     Args:
         masks: relaxed masks within the budgets, float64 [n].
         whole: sites already kept whole, bool [S].
@@ -61,7 +63,7 @@ def round_masks(
     order = np.argsort(-np.array(lost), kind="stable")
     weights = [m * s for m, s in zip(layout.split(masks), sigmas, strict=True)]
     for _ in range(ATTEMPTS):
-        allocation = costs.settle(np.maximum(draw_ranks(sums, rng), 1), whole)
+        allocation = costs.settle(costs.multiple * draw_ranks(sums / costs.multiple, rng), whole)
         if costs.fits(allocation, limits):
             return _keep_largest(masks, weights, layout, costs.promote(allocation, limits, order))
     lowered = _lowered(masks, whole, sigmas, costs, limits)
@@ -95,14 +97,14 @@ def round_by_model(
 def _lowered(masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
     """Round down, then drop the terms of least m * sigma while a budget is exceeded."""
     layout = Layout(costs.full_ranks)
-    ranks = np.maximum(np.floor(layout.sums(masks)), 1).astype(np.int64)
+    ranks = np.minimum(costs.admissible(np.floor(layout.sums(masks))), costs.full_ranks)
     weights = [np.sort(m * s)[::-1] for m, s in zip(layout.split(masks), sigmas, strict=True)]
     while not costs.fits(costs.settle(ranks, whole), limits):
         last = [w[r - 1] / max(w[0], np.finfo(float).tiny) for w, r in zip(weights, ranks, strict=True)]
-        open_sites = (ranks > 1) & ~whole
+        open_sites = (ranks > costs.multiple) & ~whole
         if not open_sites.any():
             return costs.cheapest(limits)
-        ranks[int(np.argmin(np.where(open_sites, last, np.inf)))] -= 1
+        ranks[int(np.argmin(np.where(open_sites, last, np.inf)))] -= costs.multiple
     return costs.settle(ranks, whole)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.baselines import RIVALS
+from cobla_tf.baselines.method import Method
 from cobla_tf.baselines.pos_cvx import optimum
 from cobla_tf.budgets import Budgets, check_budgets
 from cobla_tf.config import RANK_METHODS, Config
@@ -26,18 +27,18 @@ Array = np.ndarray
 COBLA = RANK_METHODS[0]
 
 
-def check_method(method: str, budgets: Budgets, further: Sequence[str] = ()) -> None:
+def check_method(method: str | Method, budgets: Budgets, further: Sequence[str] = ()) -> None:
     """Check a method and whether it takes the budgets, before anything is known of the model.
 
     Args:
-        method: a name in RANK_METHODS.
+        method: a name in RANK_METHODS, or one of the caller's own.
         budgets, further: as for `check_budgets`.
 
     Raises:
         ConfigError: there is no such method.
         BudgetError: as `check_budgets`; or a budget for a method that sets its own cost.
     """
-    if method not in RANK_METHODS:
+    if not isinstance(method, Method) and method not in RANK_METHODS:
         raise ConfigError(f"method must be one of {', '.join(RANK_METHODS)}, got {method!r}.")
     if takes_budgets(method):
         check_budgets(budgets, further)
@@ -45,19 +46,28 @@ def check_method(method: str, budgets: Budgets, further: Sequence[str] = ()) -> 
     given = [str(name) for name, budget in budgets.items() if budget is not None]
     if given:
         raise BudgetError(
-            f"{method} sets its own ranks and takes no budget, got one on {', '.join(given)}; leave it out, or set it "
-            "to none."
+            f"{method_name(method)} sets its own ranks and takes no budget, got one on {', '.join(given)}; leave it "
+            "out, or set it to none."
         )
 
 
-def takes_budgets(method: str) -> bool:
+def takes_budgets(method: str | Method) -> bool:
     """Whether a method meets budgets, rather than setting its own cost."""
-    return method == COBLA or RIVALS[method].budgeted
+    return method == COBLA or _rival(method).budgeted
 
 
-def needs_sample(method: str) -> bool:
+def needs_sample(method: str | Method) -> bool:
     """Whether a method looks at training images, and not only at the weights."""
-    return method == COBLA or "evaluate" in RIVALS[method].needs
+    return method == COBLA or "evaluate" in _rival(method).needs
+
+
+def method_name(method: str | Method) -> str:
+    """What reports call a method: its name, or where the caller's own one comes from."""
+    return method.source if isinstance(method, Method) else method
+
+
+def _rival(method: str | Method) -> Method:
+    return method if isinstance(method, Method) else RIVALS[method]
 
 
 def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Journal) -> Solution:
@@ -76,14 +86,14 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Jo
         BudgetError: the limits cannot be met.
     """
 
-    rival, budgeted = RIVALS[plan.method], np.isfinite(plan.limits)
+    rival, budgeted = _rival(plan.method), np.isfinite(plan.limits)
     costs, limits = (plan.costs.take(budgeted), plan.limits[budgeted]) if rival.budgeted else (plan.costs, None)
-    status = f"ranks by {plan.method} ({rival.source})"
+    status = f"ranks by {plan.method} ({rival.source})" if isinstance(plan.method, str) else f"ranks by {rival.source}"
     if plan.method == "pos_cvx":
         allocation, proof = _proved(plan.sites.sigmas, costs, limits)
         status = f"{status}; {proof}"
     else:
-        inputs = {"shapes": [(len(site.decomposition.P), len(site.decomposition.V)) for site in plan.sites.found]}
+        inputs = {"shapes": [site.decomposition.form.matrix_shape for site in plan.sites.found]}
         if needs_sample(plan.method):
             inputs["evaluate"], images = _sampled_loss(model, plan, config, journal)
             status = f"{status}; losses on {images:,} training images"

@@ -7,13 +7,15 @@ from fnmatch import fnmatchcase
 import keras
 import numpy as np
 
-from cobla_tf.costs import COUNTED, CostTable, conv2d_costs
+from cobla_tf.config import LAYERS, SCHEMES, check_layers
+from cobla_tf.costs import COUNTED, CostTable, kernel_costs
 from cobla_tf.decomposition import Decomposition, decompose
 from cobla_tf.errors import ConfigError, ModelError
-from cobla_tf.graph import Call, check_model, record_calls
+from cobla_tf.graph import Call, check_model, record_operations
+from cobla_tf.kinds import KINDS, Kind, channels_first, name_of
 from cobla_tf.layout import Layout
 from cobla_tf.progress import bar
-from cobla_tf.report import SkippedLayer
+from cobla_tf.report import LayerCall, SkippedLayer
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Site:
     Attributes:
         name: its path in the model, nested names joined by "/".
         layer: the layer of the original model.
+        kind: of the layer.
         decomposition: SVD of its kernel.
         original, per_rank: costs in COUNTED, int64 [2].
     """
 
     name: str
     layer: keras.layers.Layer
+    kind: Kind
     decomposition: Decomposition
     original: np.ndarray
     per_rank: np.ndarray
@@ -36,10 +40,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Sites:
-    """All sites of a model in the order of computation, and the layers that are none though they have a kernel."""
+    """All sites of a model in the order of computation, and the layers that are none though they have a kernel.
+
+    `network` holds every call of a layer, sites or not, as a graph.
+    """
 
     found: tuple[Site, ...]
     skipped: tuple[SkippedLayer, ...]
+    network: tuple[LayerCall, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,38 +73,56 @@ class Sites:
 
 
 def find_sites(
-    model: keras.Model, scheme: str, exclude: Sequence[str] = (), input_shape: tuple[int, ...] | None = None
+    model: keras.Model,
+    scheme: str,
+    exclude: Sequence[str] = (),
+    input_shape: tuple[int, ...] | None = None,
+    layers: str | Sequence[str] = LAYERS[:1],
 ) -> Sites:
-    """Find and decompose every Conv2D that is not excluded.
+    """Find and decompose every layer of some kinds that is not excluded.
 
     Args:
         model: functional or Sequential, nested and shared layers included; it is not changed.
-        scheme: "spatial" or "channel".
+        scheme: "spatial" or "channel"; a layer without a width has only "channel".
         exclude: patterns in fnmatch's form, held against a layer's name and its path.
-        input_shape: of one image, needed where the model leaves dimensions open.
+        input_shape: of one image, needed where the model leaves dimensions open; a tuple of shapes for several inputs.
+        layers: kinds of layers, of config.LAYERS or "all".
 
     Raises:
         ModelError: the model cannot be read, or no site is left.
-        ConfigError: an exclude pattern matches no layer, or the scheme is unknown.
+        ConfigError: an exclude pattern matches no layer, or the scheme or a kind is unknown.
     """
     check_model(model)
+    if scheme not in SCHEMES:
+        raise ConfigError(f"scheme must be one of {SCHEMES}, got {scheme!r}.")
     if isinstance(exclude, str):
         raise ConfigError(f"exclude must be a sequence of patterns, got the string {exclude!r}; write [{exclude!r}].")
-    calls = _calls_by_layer(record_calls(model, input_shape))
+    layers = check_layers(layers)
+    operations = record_operations(model, input_shape)
+    calls = _calls_by_layer([call for call in operations if isinstance(call.layer, keras.layers.Layer)])
     _check_patterns(exclude, [call for (call, *_) in calls])
     found, skipped = [], []
     for uses in bar(calls, len(calls), "layers"):
-        reason = _reason_to_skip(uses, exclude)
+        reason = _excluded(uses, exclude) or _wrong_kind(uses[0].layer, layers) or _unusable(uses)
         if reason is None:
             found.append(_site(uses, scheme))
         elif any(len(weight.shape) > 1 for weight in uses[0].layer.weights):
             skipped.append(SkippedLayer(uses[0].path, type(uses[0].layer).__name__, reason))
     if not found:
         raise ModelError(
-            f"model {model.name!r} has no layer left to decompose (expected at least one Conv2D that is not excluded): "
+            f"model {model.name!r} has no layer left to decompose (expected at least one of the kinds "
+            f"{', '.join(layers)} that is not excluded): "
             + "; ".join(f"{layer.name}: {layer.reason}" for layer in skipped)
         )
-    return Sites(tuple(found), tuple(skipped))
+    return Sites(tuple(found), tuple(skipped), _network(operations))
+
+
+def _network(operations: list[Call]) -> tuple[LayerCall, ...]:
+    names: dict[int, str] = {}  # a shared layer has the name of its first use, as its site has
+    return tuple(
+        LayerCall(names.setdefault(id(call.layer), call.path), type(call.layer).__name__, call.inputs)
+        for call in operations
+    )
 
 
 def _calls_by_layer(calls: list[Call]) -> list[list[Call]]:
@@ -113,27 +139,38 @@ def _matches(call: Call, pattern: str) -> bool:
 def _check_patterns(exclude: Sequence[str], calls: list[Call]) -> None:
     for pattern in exclude:
         if not any(_matches(call, pattern) for call in calls):
-            names = ", ".join(call.path for call in calls if type(call.layer) is keras.layers.Conv2D)
-            raise ConfigError(f"exclude pattern {pattern!r} matches no layer; the Conv2D layers are: {names}.")
+            names = ", ".join(call.path for call in calls if name_of(call.layer))
+            raise ConfigError(f"exclude pattern {pattern!r} matches no layer; those that can be named are: {names}.")
 
 
-def _reason_to_skip(uses: list[Call], exclude: Sequence[str]) -> str | None:
-    layer = uses[0].layer
+def _excluded(uses: list[Call], exclude: Sequence[str]) -> str | None:
     pattern = next((p for p in exclude for call in uses if _matches(call, p)), None)
-    if pattern is not None:
-        return f"excluded by {pattern!r}"
-    if type(layer) is not keras.layers.Conv2D:
-        return "not a Conv2D"
-    if layer.groups != 1:
-        return f"grouped convolution ({layer.groups} groups)"
-    if layer.data_format != "channels_last":
-        return "channels_first data format"
-    if not np.isfinite(layer.kernel.numpy()).all():
-        return "its kernel holds values that are not finite"
+    return None if pattern is None else f"excluded by {pattern!r}"
+
+
+def _wrong_kind(layer: keras.layers.Layer, layers: Sequence[str]) -> str | None:
+    name = name_of(layer)
+    if name in layers:
+        return None
+    if name is not None:
+        return f"layers of the kind {name} were not asked for"
+    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+        return "depthwise: every channel has one small kernel of its own, of which two factors would save nothing"
+    return "of a kind that is not decomposed"
+
+
+def _unusable(uses: list[Call]) -> str | None:
+    layer = uses[0].layer
+    if uses[0].shares_with:
+        return f"shares a weight by reference with {uses[0].shares_with}"
     if isinstance(layer.activation, keras.layers.PReLU) or getattr(layer.activation, "weights", None):
         return "its activation has weights of its own"
     if getattr(layer, "lora_enabled", False):
         return "its kernel has a LoRA part: merge it first"
+    if layer.dtype_policy.quantization_mode is not None:
+        return "it is quantized: compress the network before that"
+    if not np.isfinite(KINDS[name_of(layer)].kernel_of(layer).numpy().astype(float)).all():
+        return "its kernel holds values that are not finite"
     if any(size is None for call in uses for size in (*call.input_shape, *call.output_shape)):
         return "its image size is open; give the model a fixed input shape"
     return None
@@ -141,7 +178,8 @@ def _reason_to_skip(uses: list[Call], exclude: Sequence[str]) -> str | None:
 
 def _site(uses: list[Call], scheme: str) -> Site:
     layer = uses[0].layer
-    kernel = layer.kernel.numpy()
-    sizes = [(call.input_shape[:2], call.output_shape[:2]) for call in uses]
-    original, per_rank = conv2d_costs(kernel.shape, scheme, sizes)
-    return Site(uses[0].path, layer, decompose(kernel, scheme), original, per_rank)
+    kind = KINDS[name_of(layer)]
+    form = kind.form(layer, scheme)
+    sizes = slice(1, None) if channels_first(layer) else slice(-1)
+    costs = kernel_costs(form, [(call.input_shape[sizes], call.output_shape[sizes]) for call in uses])
+    return Site(uses[0].path, layer, kind, decompose(kind.kernel_of(layer).numpy(), form), *costs)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cobla_tf.errors import ConfigError
 from cobla_tf.report import IterationRecord
 from cobla_tf.rounding import Rounded
 from cobla_tf.sqp.bfgs import CompactBFGS
@@ -22,6 +23,14 @@ class WarmStart:
 
     masks: Array
     bfgs: CompactBFGS | None
+
+    def check(self, masks: int) -> None:
+        """Raise ConfigError unless it is of as many masks."""
+        if len(self.masks) != masks:
+            raise ConfigError(
+                f"expected a warm start with {masks} masks, as the sites of this model in this scheme have, got "
+                f"{len(self.masks)}; take it from a compression of the same model, scheme and layers."
+            )
 
 
 @dataclass(frozen=True)

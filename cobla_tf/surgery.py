@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import keras
 import numpy as np
 
+from cobla_tf.config import LAYERS, check_layers
 from cobla_tf.graph import leaf_layers, record_calls, transform
-from cobla_tf.layers import MaskedConv2D, factor_geometry
+from cobla_tf.kinds import KINDS, channels_first, name_of
+from cobla_tf.layers import factor_layers, mask_layer, set_factors
 from cobla_tf.sites import Site, Sites
 
 Array = np.ndarray
@@ -37,15 +40,15 @@ def mask_model(model: keras.Model, sites: Sites, path: str = "folded") -> Masked
     Args:
         model: the original; it is not changed.
         sites: its sites.
-        path: "folded" keeps the original convolution and gives it the kernel W(m) = P diag(m) V^T, so that an
-            evaluation costs what the original network costs; "factored" runs MaskedConv2D.
+        path: "folded" keeps the original layer and gives it the kernel W(m) = P diag(m) V^T, so that an evaluation
+            costs what the original network costs; "factored" runs G, the masks and H in a row.
     """
     return _folded(model, sites) if path == "folded" else _factored(model, sites)
 
 
 def _folded(model: keras.Model, sites: Sites) -> MaskedModel:
     copy, layers = transform(model, lambda layer: None)
-    kernels = [layers[id(site.layer)].kernel for site in sites.found]
+    kernels = [site.kind.kernel_of(layers[id(site.layer)]) for site in sites.found]
     decompositions = [site.decomposition for site in sites.found]
 
     def write(masks: Array) -> None:
@@ -59,16 +62,16 @@ def _folded(model: keras.Model, sites: Sites) -> MaskedModel:
 
 
 def _factored(model: keras.Model, sites: Sites) -> MaskedModel:
-    masked = {id(site.layer): _masked_layer(site) for site in sites.found}
-    copy, _ = transform(model, lambda layer: [masked[id(layer)]] if id(layer) in masked else None)
+    chains = {}
     for site in sites.found:
-        layer = masked[id(site.layer)]
-        G, H = site.decomposition.factors(np.arange(site.decomposition.full_rank))
-        layer.G.assign(G)
-        layer.H.assign(H)
-        if layer.bias is not None:
-            layer.bias.assign(site.layer.bias)
-    masks = [masked[id(site.layer)].mask for site in sites.found]
+        first, second = factor_layers(
+            site, site.decomposition.full_rank, [f"{site.layer.name}_{part}" for part in "gh"]
+        )
+        chains[id(site.layer)] = (first, mask_layer(site), second)
+    copy, _ = transform(model, lambda layer: chains.get(id(layer)))
+    for site in sites.found:
+        set_factors(chains[id(site.layer)][::2], site, np.arange(site.decomposition.full_rank))
+    masks = [chains[id(site.layer)][1].mask for site in sites.found]
 
     def write(vector: Array) -> None:
         for mask, part in zip(masks, sites.layout.split(vector), strict=True):
@@ -76,23 +79,6 @@ def _factored(model: keras.Model, sites: Sites) -> MaskedModel:
 
     return MaskedModel(
         copy, [mask.value for mask in masks], write, lambda gradients: np.concatenate(gradients).astype(float)
-    )
-
-
-def _masked_layer(site: Site) -> MaskedConv2D:
-    layer = site.layer
-    return MaskedConv2D(
-        rank=site.decomposition.full_rank,
-        filters=layer.filters,
-        kernel_size=layer.kernel_size,
-        scheme=site.decomposition.scheme,
-        strides=layer.strides,
-        dilation_rate=layer.dilation_rate,
-        padding=layer.padding,
-        activation=layer.activation,
-        use_bias=layer.use_bias,
-        name=layer.name,
-        dtype=layer.dtype_policy,
     )
 
 
@@ -107,22 +93,19 @@ def rebuild(model: keras.Model, sites: Sites, kept: Array, scale: Array, whole: 
         whole: sites that stay as they are, bool [S].
 
     Returns:
-        a functional model in which every decomposed site is two Conv2D layers, NAME_g and NAME_h.
+        a functional model in which every decomposed site is two layers, NAME_g and NAME_h.
     """
-    layout = sites.layout
     taken = {name for path, _ in leaf_layers(model) for name in path.split("/")}
-    pairs: dict[int, tuple[Site, list[keras.layers.Layer], tuple[Array, Array]]] = {}
-    for i, (keep, factor) in enumerate(zip(layout.split(kept), layout.split(scale), strict=True)):
-        site = sites.found[i]
-        if not whole[i]:
+    parts = zip(sites.found, sites.layout.split(kept), sites.layout.split(scale), whole, strict=True)
+    pairs: dict[int, tuple[list[keras.layers.Layer], Site, Array, Array]] = {}
+    for site, keep, factor, stays in parts:
+        if not stays:
             terms = np.flatnonzero(keep)
             names = [_free_name(f"{site.layer.name}_{letter}", taken) for letter in "gh"]
-            kernels = site.decomposition.factors(terms, factor[terms])
-            pairs[id(site.layer)] = (site, _plain_pair(site, len(terms), names), kernels)
-    copy, _ = transform(model, lambda layer: pairs[id(layer)][1] if id(layer) in pairs else None)
-    for site, (first, second), (G, H) in pairs.values():
-        first.set_weights([G])
-        second.set_weights([H, site.layer.bias.numpy()] if site.layer.use_bias else [H])
+            pairs[id(site.layer)] = factor_layers(site, len(terms), names), site, terms, factor[terms]
+    copy, _ = transform(model, lambda layer: pairs[id(layer)][0] if id(layer) in pairs else None)
+    for pair in pairs.values():
+        set_factors(*pair)
     return copy
 
 
@@ -133,46 +116,29 @@ def _free_name(name: str, taken: set[str]) -> str:
     return name
 
 
-def _plain_pair(site: Site, rank: int, names: list[str]) -> list[keras.layers.Layer]:
-    layer, scheme = site.layer, site.decomposition.scheme
-    kh, kw = layer.kernel_size
-    sizes = ((kh, 1), (1, kw)) if scheme == "spatial" else ((kh, kw), (1, 1))
-    geometry = factor_geometry(scheme, layer.strides, layer.dilation_rate)
-    shared = {"padding": layer.padding, "dtype": layer.dtype_policy, "trainable": layer.trainable}
-    first, second = (
-        {"kernel_size": size, "strides": strides, "dilation_rate": dilation}
-        for size, (strides, dilation) in zip(sizes, geometry, strict=True)
-    )
-    activation = keras.activations.deserialize(keras.activations.serialize(layer.activation))  # a layer: not shared
-    return [
-        keras.layers.Conv2D(rank, use_bias=False, name=names[0], **first, **shared),
-        keras.layers.Conv2D(
-            layer.filters,
-            use_bias=layer.use_bias,
-            activation=activation,
-            activity_regularizer=layer.activity_regularizer,
-            bias_regularizer=layer.bias_regularizer,
-            bias_constraint=layer.bias_constraint,
-            name=names[1],
-            **second,
-            **shared,
-        ),
-    ]
+def count_convolutions(
+    model: keras.Model, input_shape: tuple[int, ...] | None = None, layers: str | Sequence[str] = LAYERS[:1]
+) -> dict[str, tuple[int, int]]:
+    """MACs and params of the kernels of some kinds of layers, counted by replaying the model's graph.
 
-
-def count_convolutions(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> dict[str, tuple[int, int]]:
-    """MACs and params of every Conv2D kernel, counted by replaying the model's graph.
+    Args:
+        model: the network, original or compressed.
+        input_shape: of one image, needed where the model leaves dimensions open.
+        layers: kinds of layers, of config.LAYERS or "all".
 
     Returns:
         path -> (MACs of one image over all uses of the layer, kernel weights).
     """
+    layers = check_layers(layers)
     counts: dict[str, tuple[int, int]] = {}
     first_path: dict[int, str] = {}
     for call in record_calls(model, input_shape):
-        if not isinstance(call.layer, keras.layers.Conv2D):
+        if name_of(call.layer) not in layers:
             continue
-        kh, kw, c, f = call.layer.kernel.shape
         path = first_path.setdefault(id(call.layer), call.path)
-        positions = int(np.prod(call.output_shape[:2]))
-        counts[path] = (counts.get(path, (0, 0))[0] + positions * kh * kw * c * f, kh * kw * c * f)
+        kind = KINDS[name_of(call.layer)]
+        weights = prod(kind.kernel_of(call.layer).shape)
+        shape = call.input_shape if kind.transposed else call.output_shape
+        sizes = shape[1:] if channels_first(call.layer) else shape[:-1]
+        counts[path] = (counts.get(path, (0, 0))[0] + prod(sizes) * weights, weights)
     return counts

@@ -1,6 +1,10 @@
-"""Numbers, shares and tables as text."""
+"""Numbers, shares, tables and data as text."""
 
+import json
+import math
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from tabulate import tabulate
 
@@ -47,3 +51,22 @@ def few(names: list[str], most: int = 8) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def json_text(data: Any) -> str:
+    """Standard JSON, a list of numbers on one line; NaN and infinities become null, paths strings, arrays lists."""
+    text = json.dumps(_jsonable(data), indent=2, allow_nan=False, ensure_ascii=False)
+    # a line break cannot stand within a JSON string, so this finds lists alone
+    return re.sub(r"\[\n([^\[\]{}\"]*)\n *\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(entry) for entry in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return _jsonable(value.tolist())
+    return value if value is None or isinstance(value, (str, int)) else str(value)

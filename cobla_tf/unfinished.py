@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ FOLDER = "unfinished"
 LOCK = ".lock"
 PREVIOUS = ".previous"
 """Ending of a file's older version."""
+
+_waiting: ContextVar[list["Unfinished"] | None] = ContextVar("waiting", default=None)
 
 
 @contextmanager
@@ -43,6 +46,19 @@ def held(output_dir: Path | None) -> Iterator[None]:
             for stage in (*output_dir.glob(f"{STAGE}*"), *(output_dir / FOLDER).glob(f"{STAGE}*")):
                 shutil.rmtree(stage, ignore_errors=True)
         yield
+
+
+@contextmanager
+def removed_together() -> Iterator[None]:
+    """Several runs that are one for the user: inside, the files of each stay until all of them are complete."""
+    token = _waiting.set([])
+    try:
+        yield
+        complete = _waiting.get()
+    finally:
+        _waiting.reset(token)
+    for run in complete:
+        run.remove()
 
 
 @dataclass
@@ -82,6 +98,9 @@ class Unfinished:
 
     def remove(self) -> None:
         """The run is complete: remove its files, and the folder if nothing else is in it."""
+        if (waiting := _waiting.get()) is not None:
+            waiting.append(self)
+            return
         for path in self._used:
             for file in (path, path.with_suffix(PREVIOUS)):
                 file.unlink(missing_ok=True)

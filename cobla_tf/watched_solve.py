@@ -11,11 +11,14 @@ from cobla_tf.objective import Objective
 from cobla_tf.plan import Plan
 from cobla_tf.recorded import RecordedObjective
 from cobla_tf.report import IterationRecord
+from cobla_tf.solution import WarmStart
 from cobla_tf.solve import Solver
 from cobla_tf.surgery import mask_model
 
 
-def make_solver(model: keras.Model, plan: Plan, config: Config, journal: Journal) -> Solver:
+def make_solver(
+    model: keras.Model, plan: Plan, config: Config, journal: Journal, warm: WarmStart | None = None
+) -> Solver:
     """Make ready to optimise the masks of a model.
 
     Args:
@@ -23,12 +26,14 @@ def make_solver(model: keras.Model, plan: Plan, config: Config, journal: Journal
         plan: all that is known of the problem.
         config: the user's choices.
         journal: answers of an earlier attempt; takes those of this one.
+        warm: what another solve left; None starts from a heuristic.
 
     Raises:
         OutputError: the scalars cannot be written.
     """
     masked = mask_model(model, plan.sites, config.solve.gradient)
-    objective = RecordedObjective(Objective(masked, plan.loss, config.batch_size, plan.train_set.probe()), journal)
+    probe = plan.train_set.probe()
+    objective = RecordedObjective(Objective(masked, plan.loss, config.batch_size, probe, plan.precision), journal)
     events = EventFile(config.output_dir) if config.output_dir is not None else None
     budgeted = np.isfinite(plan.limits)
 
@@ -48,6 +53,7 @@ def make_solver(model: keras.Model, plan: Plan, config: Config, journal: Journal
         qp_solver=plan.qp_solver,
         rng=np.random.default_rng(config.seed),
         on_record=on_record,
+        warm=warm,
         clock=journal.clock,
     )
 

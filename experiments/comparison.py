@@ -1,22 +1,22 @@
-"""All methods on one network before fine-tuning: every cell is one compress() call, and one line of a result file."""
+"""Methods under the same budgets: a grid of cells, each one compress() call and one line of a result file."""
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from absl import logging
+from cobla_tf.experiments.experiment import Settings
 from cobla_tf.experiments.result_file import Record, ResultFile
+from cobla_tf.experiments.subject import Subject
 
-import cobla_tf
-from cobla_tf.config import RANK_METHODS, SCHEMES, Config, SolveConfig
-from cobla_tf.datasets import Arrays, DataSplits
-from cobla_tf.errors import ConfigError
-from cobla_tf.report import Report
+from cobla_tf.budgets import resolve_limits
+from cobla_tf.config import RANK_METHODS, SCHEMES, Config
+from cobla_tf.errors import BudgetError, ConfigError, DataError
+from cobla_tf.examples import Examples, Sample
 from cobla_tf.selection import COBLA, needs_sample, takes_budgets
 
 EXACT = f"{COBLA}_exact"
@@ -33,7 +33,7 @@ class Cell:
         scheme: of the decomposition.
         eta: budget on MACs and on params, as a share of the original.
         method: a name in METHODS.
-        seed: None for a method in which nothing is left to chance.
+        seed: None where nothing is left to chance: a method that looks at the weights only, and no fine-tuning.
         images: training images that the method can draw from.
     """
 
@@ -49,23 +49,15 @@ KEYS = tuple(field.name for field in dataclasses.fields(Cell))
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all cells share.
+    """Methods under the same budgets on one network.
 
     Attributes:
-        model: trained.
-        data: what it was trained for, in memory; accuracies are of the test images, and no choice is.
-        exclude: patterns of layers to leave alone.
-        solve: how COBLA finds the masks; greedy_accuracy has a sample of the same size.
+        subject: the network and its data.
         exact_images: for the exact gradient; the first so many of the training images, shuffled by the cell's seed.
-        batch_size: images a step.
     """
 
-    model: keras.Model
-    data: DataSplits
-    exclude: tuple[str, ...]
-    solve: SolveConfig
-    exact_images: int
-    batch_size: int
+    subject: Subject
+    exact_images: int = 0
 
     def cells(
         self, schemes: Sequence[str], etas: Sequence[float], methods: Sequence[str], seeds: Sequence[int]
@@ -73,94 +65,107 @@ class Comparison:
         """The grid, in the order in which it is worked through: all methods of one scheme and budget together.
 
         Raises:
-            ConfigError: a scheme or a method that there is not, or nothing to do.
+            ConfigError: a scheme or a method that there is not, a seed that cannot be, or nothing to do.
+            BudgetError: a method that takes no budget, or a budget below the smallest reachable.
+            DataError: exact gradients on images that are not in memory.
         """
-        for what, given, known in (("scheme", schemes, SCHEMES), ("method", methods, METHODS)):
-            unknown = [name for name in given if name not in known]
-            if unknown:
-                raise ConfigError(f"expected a {what} among {', '.join(known)}, got {', '.join(unknown)}.")
+        check_names("scheme", schemes, SCHEMES)
+        self._check_methods(methods)
         cells = list(self._cells(schemes, etas, methods, seeds))
-        if not cells:
-            raise ConfigError("there is nothing to compare; give at least one scheme, eta, method and seed.")
+        check_cells(cells)
+        for scheme in schemes:
+            costs = self.subject.sites(scheme).costs
+            for eta in etas:
+                resolve_limits(costs, {"macs": eta, "params": eta})
         return cells
-
-    def configuration(self) -> dict[str, Any]:
-        """All that a result depends on beside its cell."""
-        return {
-            "model": self.model.name,
-            "weights": _digest(self.model.get_weights()),
-            "data": self.data.description,
-            "pixels": _digest([*self.data.train, *self.data.test]),
-            "exclude": list(self.exclude),
-            "solve": dataclasses.asdict(self.solve),
-            "batch_size": self.batch_size,
-        }
 
     def run(self, cells: Sequence[Cell], results: ResultFile) -> list[Record]:
         """Work through the cells that have no result yet; returns the results of all of them."""
-        for number, cell in enumerate(cells, start=1):
-            if not results.has(dataclasses.asdict(cell)):
-                logging.info("cell %d of %d: %s", number, len(cells), cell)
-                results.add(self.result(cell))
-        wanted = {dataclasses.astuple(cell) for cell in cells}
-        return [record for record in results.records() if tuple(record[key] for key in KEYS) in wanted]
+        return work_through(cells, results, self.result)
 
     def result(self, cell: Cell) -> Record:
-        """Compress once, and keep what figures and readers need."""
-        exact = cell.method == EXACT
-        solve = dataclasses.replace(self.solve, sample_fraction=1.0, growing=False) if exact else self.solve
-        report = cobla_tf.compress(
-            self.model,
-            self._training_images(cell),
-            macs=cell.eta,
-            params=cell.eta,
-            scheme=cell.scheme,
-            exclude=self.exclude,
-            validation=self.data.test,
-            method=COBLA if exact else cell.method,
-            config=Config(solve=solve, batch_size=self.batch_size, seed=cell.seed or 0),
-        ).report
-        return {**dataclasses.asdict(cell), **_summary(report)}
+        """What one cell comes to."""
+        exact, solve = cell.method == EXACT, self.subject.solve
+        found = self.subject.compress(
+            COBLA if exact else cell.method,
+            cell.scheme,
+            {"macs": cell.eta, "params": cell.eta},
+            cell.seed,
+            solve=dataclasses.replace(solve, sample_fraction=1.0, growing=False) if exact else solve,
+            train=self._training_images(cell),
+        )
+        return {**dataclasses.asdict(cell), **found}
+
+    def _check_methods(self, methods: Sequence[str]) -> None:
+        without = [method for method in methods if method in RANK_METHODS and not takes_budgets(method)]
+        if without:
+            raise BudgetError(
+                f"{without[0]} sets its own ranks and takes no budget: leave it out here, "
+                "cobla_tf.experiments.section52 compares with it."
+            )
+        check_names("method", methods, METHODS)
+        if EXACT not in methods:
+            return
+        if self.exact_images < 1:
+            raise ConfigError(f"{EXACT} needs at least one image a gradient, got --exact_images={self.exact_images}.")
+        if not isinstance(self.subject.train, Sample):
+            raise DataError(f"{self.subject.data.description} do not fit into memory; {EXACT} needs a smaller set.")
 
     def _cells(
         self, schemes: Sequence[str], etas: Sequence[float], methods: Sequence[str], seeds: Sequence[int]
     ) -> Iterator[Cell]:
-        total = len(self.data.train[0])
+        total, tuned = self.subject.train.size, self.subject.fine_tune.epochs > 0
         for scheme, eta, method in product(schemes, etas, methods):
-            chosen = seeds if method == EXACT or needs_sample(method) else [None]
+            chosen = seeds if tuned or method == EXACT or needs_sample(method) else [None]
             images = min(self.exact_images, total) if method == EXACT else total
             yield from (Cell(scheme, eta, method, seed, images) for seed in chosen)
 
-    def _training_images(self, cell: Cell) -> Arrays:
-        images, labels = self.data.train
-        if cell.images == len(images):
-            return images, labels
-        first = np.random.default_rng(cell.seed).permutation(len(images))[: cell.images]
-        return images[first], labels[first]
+    def _training_images(self, cell: Cell) -> Examples:
+        train = self.subject.train
+        if cell.images == train.size:
+            return train
+        return train.take(np.random.default_rng(cell.seed).permutation(train.size)[: cell.images])
 
 
-def _summary(report: Report) -> Record:
-    accuracies = {stage: result.accuracy for stage, result in report.evaluations.items()}
-    last = report.iterations[-1] if report.iterations else None
-    return {
-        "accuracy": accuracies["compressed"],
-        "loss": float(np.nan_to_num(report.evaluations["compressed"].loss, posinf=np.finfo(np.float32).max)),
-        "relaxed_accuracy": accuracies.get("relaxed"),
-        "original_accuracy": accuracies["original"],
-        "test_images": report.evaluations["compressed"].examples,
-        **{budget.resource: budget.reached / budget.original for budget in report.budgets},
-        "gradients": last.gradients if last else 0,
-        "gradient_images": last.images if last else 0,
-        "seconds": round(sum(report.seconds.values()), 1),
-        "status": report.status,
-        "ranks": {site.name: site.rank for site in report.sites},
-        "versions": report.versions,
-    }
+def results_of(subject: Subject, settings: Settings, file: Path) -> list[Record]:
+    """Results of the grid that the settings span, those of an earlier run included.
+
+    Args:
+        subject: what is compressed.
+        settings: the grid; without methods all of them.
+        file: path of the result files without their endings.
+    """
+    comparison = Comparison(subject, settings.exact_images)
+    cells = comparison.cells(settings.schemes, settings.etas, settings.methods or METHODS, settings.seeds)
+    return comparison.run(cells, ResultFile(file.parent, file.name, subject.configuration(), KEYS))
 
 
-def _digest(arrays: Sequence[np.ndarray]) -> str:
-    """Of the contents, their order included."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()[:16]
+def check_names(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ConfigError where one of the `given` names is not among the `known` ones."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ConfigError(f"expected a {what} among {', '.join(known)}, got {', '.join(unknown)}.")
+
+
+def check_cells(cells: Sequence[Any]) -> None:
+    """Raise ConfigError where there are none, or where one has a seed that cannot be."""
+    if not cells:
+        raise ConfigError("there is nothing to compare; give at least one of each: scheme, budget, method and seed.")
+    for seed in {cell.seed for cell in cells} - {None}:
+        Config(seed=seed)
+
+
+def work_through(cells: Sequence[Any], results: ResultFile, result: Callable[[Any], Record]) -> list[Record]:
+    """Compute and file the results of cells that have none yet; returns those of all of them.
+
+    Args:
+        cells: dataclass instances whose fields are the keys of `results`; at least one.
+        results: where each result goes as it comes.
+        result: what makes one of a cell.
+    """
+    for number, cell in enumerate(cells, start=1):
+        if not results.has(dataclasses.asdict(cell)):
+            logging.info("cell %d of %d: %s", number, len(cells), cell)
+            results.add(result(cell))
+    wanted = [dataclasses.asdict(cell) for cell in cells]
+    return [record for record in results.records() if {key: record[key] for key in wanted[0]} in wanted]

@@ -56,15 +56,19 @@ class Chart:
 
     Args:
         records: results of one comparison.
+        measure: the field of the results that is shown, which "original_" before it names for the original.
+        name: what the figure calls it.
 
     Attributes:
-        original: accuracy of the original, in per cent.
+        name: as given.
+        original: of the original, in per cent.
         schemes, etas, series: what there is, in order; a series is a method's name and its number of training images.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], measure: str = "accuracy", name: str = "accuracy") -> None:
         """Sort the results into bars."""
-        self.original = 100 * records[0]["original_accuracy"]
+        self.name = name
+        self.original = 100 * records[0][f"original_{measure}"]
         self.schemes = list(dict.fromkeys(record["scheme"] for record in records))
         self.etas = sorted({record["eta"] for record in records})
         found = {(record["method"], record["images"]) for record in records}
@@ -72,7 +76,7 @@ class Chart:
         self._values: dict[tuple, list[float]] = {}
         for record in records:
             key = (record["scheme"], record["eta"], (record["method"], record["images"]))
-            self._values.setdefault(key, []).append(100 * record["accuracy"])
+            self._values.setdefault(key, []).append(100 * record[measure])
 
     def bar(self, scheme: str, eta: float, series: tuple[str, int]) -> Bar | None:
         """None where there is no result."""
@@ -97,22 +101,29 @@ class Chart:
         """Whether COBLA is ahead of the best rival by more than the spread of both, and near the exact gradient."""
         return [line for scheme in self.schemes for eta in self.etas for line in self._verdicts(scheme, eta)]
 
-    def figure(self, title_text: str) -> Figure:
-        """A panel a scheme, a group of bars a budget, the original as a dashed line."""
-        figure = Figure(figsize=(10.0, 1.2 + 3.0 * len(self.schemes)), layout="constrained")
+    def figure(self, title_text: str, *beside: "Chart") -> Figure:
+        """A panel a scheme, a group of bars a budget, the original as a dashed line; further charts as columns."""
+        charts = (self, *beside)
+        figure = Figure(figsize=(4.0 + 6.0 * len(charts), 1.2 + 3.0 * len(self.schemes)), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title_text, x=0.01, ha="left", fontsize=11)
-        panels = figure.subplots(len(self.schemes), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, scheme in zip(panels, self.schemes, strict=True):
-            self._draw(axes, scheme)
-        panels[-1].set_xlabel("budget on MACs and params, as a share of the original")
-        handles, labels = panels[0].get_legend_handles_labels()
+        panels = figure.subplots(len(self.schemes), len(charts), sharex=True, squeeze=False)
+        for column, chart in zip(panels.T, charts, strict=True):
+            for axes, scheme in zip(column, self.schemes, strict=True):
+                chart.draw(axes, scheme)
+            column[-1].set_xlabel("budget on MACs and params, as a share of the original")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
         return figure
 
+    def of_method(self, scheme: str, eta: float, method: str) -> Bar | None:
+        """Of the first series of a method; None where there is no result."""
+        bars = (self.bar(scheme, eta, series) for series in self.series if series[0] == method)
+        return next((bar for bar in bars if bar), None)
+
     def _verdicts(self, scheme: str, eta: float) -> list[str]:
         bars = {series: bar for series in self.series if (bar := self.bar(scheme, eta, series))}
-        own = next((bar for (method, _), bar in bars.items() if method == COBLA), None)
+        own = self.of_method(scheme, eta, COBLA)
         if own is None:
             return []
         where, lines = f"{scheme}, {eta:g}: COBLA {own}", []
@@ -130,7 +141,8 @@ class Chart:
                 lines.append(f"{where}, {word} {WITHIN_EXACT:g} point of {title(series)}, {bar} ({gap:+.2f})")
         return lines
 
-    def _draw(self, axes: Axes, scheme: str) -> None:
+    def draw(self, axes: Axes, scheme: str) -> None:
+        """One panel: the bars of a scheme."""
         width = 0.84 / len(self.series)
         for number, series in enumerate(self.series):
             places = [place - 0.42 + (number + 0.5) * width for place in range(len(self.etas))]
@@ -143,7 +155,7 @@ class Chart:
             )  # fmt: skip
         axes.axhline(self.original, color="#666666", linestyle="--", linewidth=1.0, label="original")
         axes.set_xticks(range(len(self.etas)), [f"{eta:g}" for eta in self.etas])
-        axes.set_ylabel(f"{scheme}: accuracy in %")
+        axes.set_ylabel(f"{scheme}: {self.name} in %")
         axes.set_ylim(0, 100)
         axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,7 +1,13 @@
-"""A tiny network and images for it, made on the spot in seconds, for runs that only show that everything works."""
+"""A tiny network and images for it, made on the spot in seconds, for runs that only show that everything works.
+
+python -m cobla_tf.experiments.smoke runs every table and figure on them, each in a folder of its own.
+"""
+
+from pathlib import Path
 
 import keras
 import numpy as np
+from absl import app, flags
 
 from cobla_tf.datasets import Arrays, DataSplits
 
@@ -41,3 +47,19 @@ def _images(count: int, seed: int) -> Arrays:
     images = rng.normal(size=(count, SIDE, SIDE, CHANNELS)).astype(np.float32)
     rows = np.arange(SIDE) * CLASSES // SIDE
     return images + np.float32(BRIGHTER) * (rows == labels[:, None])[:, :, None, None], labels
+
+
+def main(argv: list[str]) -> None:
+    """One runner after the other, in one process: TensorFlow takes longer to start than most of them run."""
+    from cobla_tf.experiments import fig2, fig3, fig5, section52, table2, table3
+    from cobla_tf.experiments.command import quiet_but_for_progress
+
+    del argv
+    quiet_but_for_progress()
+    for runner in (fig2, table2, section52, fig3, table3, fig5):
+        runner.EXPERIMENT.try_out(Path(flags.FLAGS.output) / runner.EXPERIMENT.name)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output", "smoke_out", "Folder of the results.")
+    app.run(main)

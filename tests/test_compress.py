@@ -43,8 +43,15 @@ def test_the_compressed_network_is_plain_and_within_its_budgets(model, scheme, b
     for record in result.report.iterations:
         assert record.phase == "re-scale" or set(record.prices) == set(budgets)
         assert all(price >= 0 for price in record.prices.values())
+    for site in result.report.sites:
+        assert len(site.singular_values) == len(site.masks) == len(site.scales) == site.full_rank
+        assert np.count_nonzero(site.scales) == (site.rank or site.full_rank)
+        assert np.diff(site.singular_values).max(initial=0) <= 0 <= min(site.masks) <= max(site.masks) <= 1 + 1e-6
+    assert {site.name for site in result.report.sites} < {call.name for call in result.report.network}
     assert {"original", "heuristic start", "relaxed", "compressed"} == set(result.report.evaluations)
-    assert [(layer.name, layer.reason) for layer in result.report.skipped] == [("logits", "not a Conv2D")]
+    assert [(layer.name, layer.reason) for layer in result.report.skipped] == [
+        ("logits", "layers of the kind dense were not asked for")
+    ]
 
 
 def test_one_seed_fixes_the_result(model):

@@ -7,8 +7,9 @@ import pytest
 
 from cobla_tf.budgets import check_budgets, merge_budgets, parse_budgets, resolve_limits
 from cobla_tf.config import SCHEMES
-from cobla_tf.costs import Allocation, CostTable, conv2d_costs
+from cobla_tf.costs import Allocation, CostTable, kernel_costs
 from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.kernels import KernelForm
 
 VGG16 = [(224, 3, 64), (224, 64, 64), (112, 64, 128), (112, 128, 128), (56, 128, 256), (56, 256, 256), (56, 256, 256),
          (28, 256, 512), (28, 512, 512), (28, 512, 512), (14, 512, 512), (14, 512, 512), (14, 512, 512)]  # fmt: skip
@@ -20,7 +21,7 @@ TABLE_3 = [  # ranks, then what design and paper give for MACs and params
 
 
 def table_of(*layers, scheme="spatial"):
-    costs = [conv2d_costs((k, k, c, f), scheme, [((size, size), (size, size))]) for size, k, c, f in layers]
+    costs = [kernel_costs(KernelForm(scheme, (k, k, c, f)), [((size, size), (size, size))]) for size, k, c, f in layers]
     full = [min(k * f, k * c) if scheme == "spatial" else min(f, k * k * c) for _, k, c, f in layers]
     original, per_rank = (np.stack(part, axis=1) for part in zip(*costs, strict=True))
     return CostTable(("macs", "params"), original, per_rank, np.array(full))
@@ -53,13 +54,13 @@ def test_ranks_of_the_papers_table_3_give_its_cost_ratios(ranks, macs, params):
 
 
 def test_strides_of_the_spatial_scheme_are_split_over_both_factors():
-    original, per_rank = conv2d_costs((3, 5, 4, 6), "spatial", [((12, 10), (6, 5))])
+    original, per_rank = kernel_costs(KernelForm("spatial", (3, 5, 4, 6)), [((12, 10), (6, 5))])
     assert list(original) == [6 * 5 * 3 * 5 * 4 * 6, 3 * 5 * 4 * 6]
     assert list(per_rank) == [6 * 10 * 3 * 4 + 6 * 5 * 5 * 6, 3 * 4 + 5 * 6]
 
 
 def test_a_shared_layer_counts_its_macs_at_every_use_and_its_params_once():
-    once, twice = (conv2d_costs((3, 3, 4, 4), "channel", [((8, 8), (8, 8))] * uses) for uses in (1, 2))
+    once, twice = (kernel_costs(KernelForm("channel", (3, 3, 4, 4)), [((8, 8), (8, 8))] * uses) for uses in (1, 2))
     for alone, both in zip(once, twice, strict=True):
         assert list(both) == [2 * alone[0], alone[1]]
 

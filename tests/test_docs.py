@@ -34,7 +34,14 @@ def test_the_flags_table_is_the_programs_own_defaults_included():
 
 def test_every_flag_in_the_text_exists():
     named = set(re.findall(r"--(?:no(?=band|growing|continuation))?([a-z_]+)\b(?!\()", README + WORKSPACE))
-    others = {"help", "flagfile", "check", "durations", "maxfail"} | {"vary", "smoke", "etas", "seeds"}
+    others = {"help", "flagfile", "check", "durations", "maxfail"} | {
+        "vary",
+        "smoke",
+        "etas",
+        "seeds",
+        "ranks",
+        "output",
+    }
     assert named - others <= set(documented_flags())
 
 
@@ -62,7 +69,7 @@ def test_linked_files_exist(text):
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-@pytest.mark.parametrize("folder", ["cobla_tf", "experiments", "tests"])
+@pytest.mark.parametrize("folder", ["cobla_tf", "experiments", "tests", "third_party"])
 def test_the_workspace_page_has_a_line_for_every_file(folder):
     files = {path.name for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".flags")} - {"__init__.py"}
     assert {name for name in files if f"`{name}`" not in WORKSPACE} == set()

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cobla_tf import examples
+from cobla_tf import examples, reading
 from cobla_tf.errors import DataError
-from cobla_tf.examples import Sample, Stream, as_examples
+from cobla_tf.examples import Sample, Stream
+from cobla_tf.reading import as_examples
 
 
 def numbered(count=10):
@@ -35,7 +36,7 @@ def test_a_split_shares_nothing_and_loses_nothing():
 
 
 def test_a_set_above_the_memory_limit_is_streamed(monkeypatch):
-    monkeypatch.setattr(examples, "IN_MEMORY_LIMIT", 20)
+    monkeypatch.setattr(reading, "IN_MEMORY_LIMIT", 20)
     stream = as_examples(tf.data.Dataset.from_tensor_slices(numbered(20)).batch(3))
     assert isinstance(stream, Stream)
     assert stream.size == 20

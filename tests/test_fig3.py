@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import pytest
@@ -10,9 +11,10 @@ from cobla_tf.experiments.comparison import EXACT, KEYS, METHODS, Cell, Comparis
 from cobla_tf.experiments.comparison_figure import COLOURS, TITLES, Chart
 from cobla_tf.experiments.result_file import ResultFile
 from cobla_tf.experiments.smoke import trained_network
+from cobla_tf.experiments.subject import Subject
 
 from cobla_tf.config import SolveConfig
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import BudgetError, ConfigError
 from cobla_tf.plots import save_png
 
 SOLVE = SolveConfig(sample_fraction=0.3, iterations=1, draws=1, refine_iterations=0)
@@ -20,7 +22,7 @@ SOLVE = SolveConfig(sample_fraction=0.3, iterations=1, draws=1, refine_iteration
 
 @pytest.fixture(scope="module")
 def comparison():
-    return Comparison(*trained_network(), (), SOLVE, exact_images=40, batch_size=64)
+    return Comparison(Subject(*trained_network(), (), SOLVE, batch_size=64), exact_images=40)
 
 
 def record(scheme, eta, method, seed, accuracy, images=300):
@@ -31,7 +33,7 @@ def record(scheme, eta, method, seed, accuracy, images=300):
 
 
 def results(folder, comparison):
-    return ResultFile(folder, "fig3", comparison.configuration(), KEYS)
+    return ResultFile(folder, "fig3", comparison.subject.configuration(), KEYS)
 
 
 def test_smoke_from_the_command_line(tmp_path):
@@ -85,10 +87,10 @@ def test_a_stopped_run_goes_on_and_works_through_every_cell_once(comparison, tmp
 def test_results_of_another_configuration_are_refused_and_stay(comparison, tmp_path):
     results(tmp_path, comparison).add(record("spatial", 0.5, "cptv", None, 0.5))
     before = (tmp_path / "fig3.jsonl").read_bytes()
-    other = Comparison(comparison.model, comparison.data, (), SolveConfig(iterations=9), 40, 64)
+    other = Comparison(replace(comparison.subject, solve=SolveConfig(iterations=9)))
     with pytest.raises(ConfigError, match=r"another configuration.*sample_fraction 0.3 there and None here.*9 here"):
         results(tmp_path, other)
-    retrained = Comparison(keras.models.clone_model(comparison.model), comparison.data, (), SOLVE, 40, 64)
+    retrained = Comparison(replace(comparison.subject, model=keras.models.clone_model(comparison.subject.model)))
     with pytest.raises(ConfigError, match="weights"):
         results(tmp_path, retrained)
     assert (tmp_path / "fig3.jsonl").read_bytes() == before
@@ -106,15 +108,18 @@ def test_exact_gradients_are_of_all_of_the_stated_images(comparison):
 
 
 @pytest.mark.parametrize(
-    ("grid", "sentence"),
+    ("grid", "error", "sentence"),
     [
-        ((["diagonal"], [0.5], ["cptv"], [0]), "a scheme among spatial, channel, got diagonal"),
-        ((["spatial"], [0.5], ["r_vbmf"], [0]), "a method among cobla, cobla_exact, .*got r_vbmf"),
-        ((["spatial"], [], ["cptv"], [0]), "nothing to compare"),
+        ((["diagonal"], [0.5], ["cptv"], [0]), ConfigError, "a scheme among spatial, channel, got diagonal"),
+        ((["spatial"], [0.5], ["magic"], [0]), ConfigError, "a method among cobla, cobla_exact, .*got magic"),
+        ((["spatial"], [0.5], ["cptv", "r_vbmf"], [0]), BudgetError, "r_vbmf sets its own ranks and takes no budget"),
+        ((["spatial"], [0.5, 1e-3], ["cptv"], [0]), BudgetError, "smallest reachable"),
+        ((["spatial"], [0.5], ["cobla"], [-1]), ConfigError, "seed must be"),
+        ((["spatial"], [], ["cptv"], [0]), ConfigError, "nothing to compare"),
     ],
 )
-def test_bad_grids(comparison, grid, sentence):
-    with pytest.raises(ConfigError, match=sentence):
+def test_bad_grids(comparison, grid, error, sentence):
+    with pytest.raises(error, match=sentence):
         comparison.cells(*grid)
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from cobla_tf.config import FineTuneConfig
 from cobla_tf.errors import ConfigError
-from cobla_tf.examples import as_examples
 from cobla_tf.finetune import CLIP_NORM, LEARNING_RATE, BestWeights, make_optimizer, train
 from cobla_tf.losses import resolve_loss
+from cobla_tf.reading import as_examples
 from cobla_tf.yellowfin import YellowFin
 from tests.networks import images_and_labels, small_cnn
 

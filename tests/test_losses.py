@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from networks import images_and_labels, small_cnn
 
+from cobla_tf.elements import check_images
 from cobla_tf.errors import DataError, ModelError
 from cobla_tf.examples import Sample
-from cobla_tf.losses import check_images, resolve_loss
+from cobla_tf.losses import resolve_loss
 
 
 def head(activation, units=3):
@@ -79,7 +80,7 @@ def test_outputs_and_labels_that_do_not_fit(model, labels, error, sentence):
 
 def test_images_of_the_wrong_shape():
     with pytest.raises(DataError, match=r"shape \(10, 10, 2\).*got \(9, 9, 2\)"):
-        check_images(small_cnn(), Sample(*images_and_labels(3, (9, 9, 2))))
+        check_images(small_cnn(), images_and_labels(3, (9, 9, 2))[0])
 
 
 def test_a_loss_that_is_not_finite_at_the_start():

@@ -88,7 +88,7 @@ def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path):
         (["--model=missing.keras", "--dataset=digits", "--macs=0.5"], "missing.keras"),
         (["--model=digits_cnn"], "--dataset"),
         (["--optimizer=adamm"], "adamm"),
-        (["--exports=onnx"], "onnx"),
+        (["--exports=coreml"], "coreml"),
         (["--model=nin_cifar10", "--dataset=cifar10", "--data_dir=.", "--macs=0.5"], "not prepared|prepare"),
         (["--output_dir=/dev/null/out"], "/dev/null/out"),
         (["stray"], "stray"),
@@ -112,3 +112,20 @@ def test_labels_and_images_that_do_not_fit_the_model(model_file, tmp_path):
     assert done.returncode == 2
     assert "digits" in done.stderr
     assert not np.any([path.suffix == ".keras" for path in tmp_path.rglob("*")])
+
+
+def test_a_sweep_prints_and_writes_its_curve(tmp_path):
+    flags = ("--pretrain_epochs=1", "--method=pos_cvx,uniform", "--epochs=0", "--exports=keras")
+    done = run("--sweep=0.4,0.6", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "cobla_out" / "curve.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [[m, b] for m in ("pos_cvx", "uniform") for b in ("0.6", "0.4")]
+    assert "pos_cvx" in done.stdout and not (tmp_path / "cobla_out" / "unfinished").exists()
+    for wrong, words in (
+        (("--sweep=0.4", "--budgets=latency=2"), "--budgets cannot go with --sweep"),
+        (("--sweep=0.4,many",), "--sweep"),
+        (("--sweep=0.4", "--method=r_vbmf"), "methods that take budgets"),
+        (("--method=cobla,uniform",), "one name without --sweep"),
+    ):
+        done = run(*wrong, cwd=tmp_path)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr

@@ -11,8 +11,8 @@ import cobla_tf
 from cobla_tf.baselines import RIVALS
 from cobla_tf.baselines.pos_cvx import optimum
 from cobla_tf.config import RANK_METHODS, SCHEMES, Config, FineTuneConfig, SolveConfig
-from cobla_tf.decomposition import matricize
 from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.kernels import KernelForm
 from cobla_tf.sites import find_sites
 from cobla_tf.surgery import count_convolutions
 
@@ -71,7 +71,7 @@ def test_the_ranks_are_the_methods_own_and_of_the_leading_terms_at_their_own_sca
     i, rank = next((i, site.rank) for i, site in enumerate(reports) if site.rank is not None)
     G, H = (result.model.get_layer(f"{reports[i].name}_{part}").kernel.numpy() for part in "gh")
     kernel = np.einsum("yzcr,zxrf->yxcf", G, H)
-    found = np.linalg.svd(matricize(kernel, "spatial"), compute_uv=False)
+    found = np.linalg.svd(KernelForm("spatial", kernel.shape).matrices(kernel)[0], compute_uv=False)
     np.testing.assert_allclose(found[:rank], sites.sigmas[i][:rank], rtol=1e-4)
 
 

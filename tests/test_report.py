@@ -148,11 +148,12 @@ def test_a_report_of_nothing_still_prints_and_draws(tmp_path):
     assert all(path.is_file() for path in write_report(empty, tmp_path).values())
 
 
-def test_write_report_leaves_four_whole_files_and_nothing_else(tmp_path):
+def test_write_report_leaves_whole_files_and_nothing_else(tmp_path):
     folder = tmp_path / "deep" / "out"
     paths = write_report(make_report(), folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "convergence.png",
+        "report.html",
         "report.json",
         "report.md",
         "sites.png",
@@ -169,7 +170,7 @@ def test_a_failing_report_leaves_the_earlier_one(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_report(make_report(seed=8), tmp_path)
     assert paths["report"].read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == len(paths)
 
 
 def test_an_unwritable_folder_is_told_by_name(tmp_path):

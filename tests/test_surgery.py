@@ -97,7 +97,7 @@ def test_batch_normalisation_frozen_layers_and_operations_survive():
 
 def test_every_layer_left_alone_has_its_reason():
     images = keras.Input((8, 8, 4))
-    x = keras.layers.Conv2D(4, 3, groups=2, name="grouped")(images)
+    x = keras.layers.SeparableConv2D(4, 3, name="separable")(images)
     x = keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
     x = keras.layers.Conv2D(4, 1, name="whitening")(x)
     x = keras.layers.Conv2D(4, 1, name="site")(x)
@@ -105,8 +105,9 @@ def test_every_layer_left_alone_has_its_reason():
     sites = find_sites(model, "spatial", ["white*"])
     reasons = {layer.name: layer.reason for layer in sites.skipped}
     assert [site.name for site in sites.found] == ["site"]
-    assert set(reasons) == {"grouped", "depthwise", "whitening", "dense"}
-    assert "2 groups" in reasons["grouped"]
+    assert set(reasons) == {"separable", "depthwise", "whitening", "dense"}
+    assert "separable_conv2d were not asked for" in reasons["separable"]
+    assert "two factors would save nothing" in reasons["depthwise"]
     assert "white*" in reasons["whitening"]
 
 

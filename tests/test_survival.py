@@ -21,15 +21,18 @@ import cobla_tf
 from cobla_tf.config import Config, FineTuneConfig, SolveConfig
 from cobla_tf.errors import OutputError
 from cobla_tf.events import FILE
-from cobla_tf.examples import as_examples
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
 from cobla_tf.losses import resolve_loss
 from cobla_tf.objective import Objective
 from cobla_tf.progress import bar, doing
+from cobla_tf.reading import as_examples
 from cobla_tf.unfinished import LOCK, Unfinished, held
 
-QUICK = Config(solve=SolveConfig(iterations=3, draws=4, refine_iterations=2, sample_fraction=0.3), batch_size=64)
+QUICK = Config(
+    solve=SolveConfig(iterations=3, draws=4, refine_iterations=2, sample_fraction=0.3, precision="float32"),
+    batch_size=64,
+)
 BUDGET = {"macs": 0.3, "params": 0.3}
 
 

@@ -41,6 +41,6 @@ def highest_level(thresholds: list[Array], costs: CostTable, limits: Array) -> A
 
 def _used(ranks: Array, whole: Array, costs: CostTable) -> Array:
     """Cost [K, R] of K rows of ranks [K, S], saturated sites whole."""
-    whole = whole | (ranks >= costs.saturation_ranks())
+    found = costs.settle(ranks, whole)
     rows = zip(costs.original, costs.base, costs.per_rank, strict=True)
-    return np.stack([np.where(whole, o, b + p * ranks).sum(axis=1) for o, b, p in rows], axis=1)
+    return np.stack([np.where(found.whole, o, b + p * found.ranks).sum(axis=1) for o, b, p in rows], axis=1)

@@ -53,17 +53,17 @@ def select(
 
 
 def candidate_ranks(costs: CostTable, site: int, limits: Array) -> Array:
-    """The largest rank within each of TENTHS of a layer's cost in every budgeted resource, and 1; ascending int64.
+    """The largest rank within each of TENTHS of a layer's cost in every budgeted resource, and the least; ascending.
 
     None for a layer that two factors can only make dearer.
     """
     below = min(int(costs.full_ranks[site]), int(costs.saturation_ranks()[site]) - 1)
-    if below < 1:
+    if below < costs.multiple:
         return np.zeros(0, dtype=np.int64)
     rows = np.isfinite(limits) & (costs.per_rank[:, site] > 0)
     original, base, per_rank = (part[rows, site] for part in (costs.original, costs.base, costs.per_rank))
     most = [np.min((tenths * original - 10 * base) // (10 * per_rank), initial=below) for tenths in TENTHS]
-    return np.unique(np.maximum([1, *most], 1)).astype(np.int64)
+    return np.unique(costs.multiple * np.maximum(np.array([1, *most]) // costs.multiple, 1)).astype(np.int64)
 
 
 def _loss(site: int, rank: int, costs: CostTable, evaluate: Evaluate, cache: Cache) -> float:

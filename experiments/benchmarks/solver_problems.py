@@ -184,11 +184,11 @@ def load_problems(settings: Settings) -> list[Problem]:
     import keras
 
     from cobla_tf.datasets import load_dataset
-    from cobla_tf.examples import as_examples
     from cobla_tf.finetune import train
     from cobla_tf.losses import resolve_loss
     from cobla_tf.models import ZOO, load_model
     from cobla_tf.objective import Objective
+    from cobla_tf.reading import as_examples
     from cobla_tf.sites import find_sites
     from cobla_tf.surgery import mask_model
 

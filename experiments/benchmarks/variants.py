@@ -63,10 +63,10 @@ def main(_: list[str]) -> None:
 
     from cobla_tf.config import FineTuneConfig
     from cobla_tf.datasets import load_dataset
-    from cobla_tf.examples import as_examples
     from cobla_tf.finetune import train
     from cobla_tf.losses import resolve_loss
     from cobla_tf.models import load_model
+    from cobla_tf.reading import as_examples
 
     keras.utils.set_random_seed(0)
     model = load_model(_MODEL.value, None, will_train=_PRETRAIN.value > 0)

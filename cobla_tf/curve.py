@@ -1,0 +1,139 @@
+"""Accuracy against cost over several budgets and methods; no TensorFlow."""
+
+import csv
+import math
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from cobla_tf.report import COUNTED_TITLES, Evaluation, Report
+from cobla_tf.texts import share_text, table
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Point:
+    """One budget met by one method, or the reason why it could not be.
+
+    Attributes:
+        method: what selected the ranks.
+        budgets: what was asked for, by resource.
+        report: of the compression; None where there was none.
+        failure: why there was none, one sentence.
+        model: the compressed network; None likewise.
+    """
+
+    method: str
+    budgets: dict[str, float]
+    report: Report | None = None
+    failure: str = ""
+    model: "keras.Model | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Method and budgets, fit for a folder's name: 'cobla_macs0.5_params0.5'."""
+        return "_".join([self.method, *(f"{resource}{value:g}" for resource, value in self.budgets.items())])
+
+    @property
+    def result(self) -> Evaluation | None:
+        """Of the network as it ends up: fine-tuned where that was asked for."""
+        return list(self.report.evaluations.values())[-1] if self.report else None
+
+    @property
+    def merit(self) -> float:
+        """What is to be large: accuracy in [0, 1], or the loss's negative where accuracy has no meaning."""
+        result = self.result
+        if result is None:
+            return -math.inf
+        return -result.loss if result.accuracy is None else result.accuracy
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """Share of the original cost by resource."""
+        budgets = self.report.budgets if self.report else ()
+        return {budget.resource: budget.reached / budget.original for budget in budgets if budget.original}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The trade-off between accuracy and cost.
+
+    Attributes:
+        points: in the order in which they were worked out.
+    """
+
+    points: tuple[Point, ...]
+
+    @property
+    def resources(self) -> list[str]:
+        """Of all points, in order."""
+        return list(dict.fromkeys(name for point in self.points for name in point.kept))
+
+    @property
+    def original(self) -> Evaluation | None:
+        """Of the network before compression; None where no point has a report."""
+        return next((point.report.evaluations["original"] for point in self.points if point.report), None)
+
+    def dominated(self) -> list[bool]:
+        """Whether another point is at least as good in accuracy and in every resource, and better in one of them."""
+        return [any(_beats(other, point) for other in self.points) for point in self.points]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat record a point."""
+        return [self._row(*pair) for pair in zip(self.points, self.dominated(), strict=True)]
+
+    def to_csv(self) -> str:
+        """The records with a line of names above them."""
+        rows, text = self.rows(), StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def table(self, style: str = "simple") -> str:
+        """Method, budgets, shares kept, accuracy and its change of every point; `style` is one of tabulate's."""
+        resources = self.resources
+        titles = [f"{COUNTED_TITLES.get(name, name)} kept" for name in resources]
+        lines = [self._line(point, late, resources) for point, late in zip(self.points, self.dominated(), strict=True)]
+        return table(["method", "budgets", *titles, "accuracy", "points", "loss", ""], lines, style, text_columns=2)
+
+    def __str__(self) -> str:
+        """The table, and what could not be met."""
+        failed = [f"{point.name}: {point.failure}" for point in self.points if point.failure]
+        return "\n\n".join([self.table(), *failed])
+
+    def _row(self, point: Point, dominated: bool) -> dict[str, Any]:
+        row: dict[str, Any] = {"method": point.method}
+        row |= {f"{resource}_budget": value for resource, value in point.budgets.items()}
+        row |= {f"{resource}_kept": share for resource, share in point.kept.items()}
+        if point.report:
+            last = point.report.iterations[-1] if point.report.iterations else None
+            row |= {
+                "stage": list(point.report.evaluations)[-1],
+                "accuracy": point.result.accuracy,
+                "loss": point.result.loss,
+                "images": last.images if last else 0,
+                "seconds": round(sum(point.report.seconds.values()), 1),
+            }
+        return {**row, "dominated": dominated, "failure": point.failure}
+
+    def _line(self, point: Point, dominated: bool, resources: list[str]) -> list[str]:
+        asked = ", ".join(f"{resource} {value:g}" for resource, value in point.budgets.items())
+        if point.report is None:
+            return [point.method, asked, *[""] * len(resources), "", "", "", "cannot be met"]
+        accuracy, original = point.result.accuracy, self.original.accuracy
+        known = accuracy is not None and original is not None
+        shares = [share_text(point.kept[name], 1.0) if name in point.kept else "-" for name in resources]
+        numbers = [f"{100 * accuracy:.2f} %", f"{100 * (accuracy - original):+.2f}"] if known else ["-", ""]
+        word = "dominated" if dominated else ""
+        return [point.method, asked, *shares, *numbers, f"{point.result.loss:.4f}", word]
+
+
+def _beats(one: Point, other: Point) -> bool:
+    if one.report is None or other.report is None or one is other:
+        return False
+    shared = [name for name in one.kept if name in other.kept]
+    gains = [one.merit - other.merit, *(other.kept[name] - one.kept[name] for name in shared)]
+    return min(gains) >= 0 and max(gains) > 0

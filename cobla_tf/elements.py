@@ -1,0 +1,160 @@
+"""What a network of several inputs and outputs takes and gives: a plain array where there is one, else a tuple of them
+in the network's own order.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from cobla_tf.errors import ConfigError, DataError
+
+
+def parts_of(given: Any) -> tuple[Any, ...]:
+    """The arrays, one or several."""
+    return given if isinstance(given, tuple) else (given,)
+
+
+def joined(parts: tuple[Any, ...] | list[Any]) -> Any:
+    """The reverse: one array alone, several as a tuple."""
+    return tuple(parts) if len(parts) > 1 else parts[0]
+
+
+def each(function: Callable[[Any], Any], given: Any) -> Any:
+    """A function of every array."""
+    return joined([function(part) for part in parts_of(given)])
+
+
+def forward(model: keras.Model, images: Any, training: bool = False) -> Any:
+    """The network's output, a tensor or a tuple of them, for images [n, ...] or a tuple of such."""
+    return joined(keras.tree.flatten(model(packed(model, images), training=training)))
+
+
+def packed(model: keras.Model, images: Any) -> Any:
+    """Inputs in the structure that the model was made with, as list or dict."""
+    if isinstance(model, keras.Sequential):
+        return images
+    return keras.tree.pack_sequence_as(model.input, list(parts_of(images)))
+
+
+def cast(model: keras.Model, images: Any) -> Any:
+    """Images (NumPy) in the dtype of the model's inputs."""
+    pairs = zip(parts_of(images), model.inputs, strict=True)
+    return joined([part.astype(tensor.dtype, copy=False) for part, tensor in pairs])
+
+
+def check_images(model: keras.Model, images: Any) -> None:
+    """Refuse images that do not fit the model's inputs."""
+    several = len(model.inputs) > 1
+    for tensor, part in zip(model.inputs, parts_of(images), strict=True):
+        where = f" for {tensor.name!r}" if several else ""
+        expected, got = tuple(tensor.shape[1:]), part.shape[1:]
+        if len(expected) != len(got) or any(e not in (None, g) for e, g in zip(expected, got, strict=True)):
+            raise DataError(f"expected images of shape {expected}{where}, as the model's input, got {got}.")
+        dtype = np.dtype(tensor.dtype) if tensor.dtype != "bfloat16" else np.dtype("float32")
+        if np.issubdtype(dtype, np.integer) and not np.array_equal(part.astype(dtype), part):
+            raise DataError(
+                f"expected images{where} that are whole numbers, as the model's input is {dtype}, got fractions."
+            )
+
+
+def output_names(model: keras.Model) -> tuple[str, ...]:
+    """Of every output: its key where the model gives a dict, else the name of its layer, as Keras has it."""
+    if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
+        return tuple(keras.tree.flatten({key: key for key in model.output}))
+    return tuple(model.output_names) if hasattr(model, "output_names") else tuple(t.name for t in model.outputs)
+
+
+def losses_by_output(loss: Any, model: keras.Model) -> dict[int, Any]:
+    """Which loss is given to which output, as Keras' compile takes it.
+
+    Args:
+        loss: one for all outputs, or a list or dict (by name) with one for each; None in these: no loss there.
+        model: of any number of outputs.
+
+    Raises:
+        ConfigError: outputs that do not exist or are left out, or none that has a loss.
+    """
+    names = output_names(model)
+    if isinstance(loss, Mapping):
+        if set(loss) != set(names):
+            raise ConfigError(f"loss: expected one for each output {_listed(names)}, got them for {_listed(loss)}.")
+        loss = [loss[name] for name in names]
+    elif isinstance(loss, list | tuple) and not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
+        raise ConfigError(f"loss: expected a dict of {_listed(names)}, as the model's output is one, got a list.")
+    if not isinstance(loss, list | tuple):
+        return dict.fromkeys(range(len(names)), loss)
+    if len(loss) != len(names):
+        raise ConfigError(f"loss: expected a list of {len(names)}, one for each output, got {len(loss)}.")
+    chosen = {place: one for place, one in enumerate(loss) if one is not None}
+    if not chosen:
+        raise ConfigError("loss: expected one for at least one output, got None for all; leave loss= out instead.")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a dataset's elements stand for.
+
+    Attributes:
+        inputs: names of the model's inputs.
+        outputs: names of the model's outputs.
+        judged: places of the outputs that have a loss, and so labels.
+        named: whether the model takes a dict, and whether it gives one: the order of a tuple would then mean nothing.
+    """
+
+    inputs: tuple[str, ...] = ("images",)
+    outputs: tuple[str, ...] = ("labels",)
+    judged: tuple[int, ...] = (0,)
+    named: tuple[bool, bool] = (False, False)
+
+    def arrange(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        """Arrays, or tuples, lists or dicts of them as Keras' fit takes them, in the network's order.
+
+        Raises:
+            DataError: some are missing, or of another number.
+        """
+        chosen = tuple(self.outputs[place] for place in self.judged)
+        whole = isinstance(labels, tuple | list) and len(labels) == len(self.outputs) > 1
+        if whole and not self.named[1]:
+            labels = dict(zip(self.outputs, labels, strict=True))
+        return _arrange(images, self.inputs, "images", self.named[0]), _arrange(labels, chosen, "labels", self.named[1])
+
+
+def form_of(model: keras.Model, loss: Any) -> Form:
+    """The form of a model's data where its outputs are judged by a loss, see `losses_by_output`."""
+    named = (
+        (False, False)
+        if isinstance(model, keras.Sequential)
+        else tuple(isinstance(given, dict) for given in (model.input, model.output))
+    )
+    return Form(tuple(t.name for t in model.inputs), output_names(model), tuple(losses_by_output(loss, model)), named)
+
+
+def _arrange(given: Any, names: tuple[str, ...], what: str, named: bool) -> Any:
+    if isinstance(given, Mapping):
+        missing = [name for name in names if name not in given]
+        if missing and len(names) == len(given) == 1:
+            return next(iter(given.values()))
+        if missing:
+            raise DataError(f"expected {what} by the names {_listed(names)}, got {_listed(given)}.")
+        return joined([given[name] for name in names])
+    several = isinstance(given, tuple) or (isinstance(given, list) and len(names) > 1)
+    if not several and len(names) == 1:
+        return given
+    if not several or len(given) != len(names) or (named and len(names) > 1):
+        got = f"a {type(given).__name__}" + (f" of {len(given)}" if several else "")
+        form = "dict" if named else "tuple or dict"
+        raise DataError(f"expected {what} as a {form}, one array for each of {_listed(names)}, got {got}.")
+    return joined(list(given))
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(repr(str(name)) for name in names)
+
+
+def shape_of(given: Any) -> tuple[Any, ...]:
+    """Shape of one example, without the batch axis, or a tuple of such."""
+    return each(lambda part: tuple(np.shape(part)[1:]), given)

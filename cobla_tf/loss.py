@@ -1,0 +1,112 @@
+"""What a network is judged by: a loss of one output, or the sum over several."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from cobla_tf.elements import parts_of
+from cobla_tf.errors import DataError
+
+Array = np.ndarray
+
+HALF_PRECISION = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss and what may be said beside it.
+
+    Attributes:
+        function: a keras.losses.Loss, or a function of (labels, outputs).
+        labels: "sparse" (class numbers), "one-hot", or "other", where accuracy has no meaning.
+        description: what it is, in errors.
+        place: of the output whose accuracy is told.
+    """
+
+    function: Any
+    labels: str
+    description: str
+    place: int = 0
+
+    def total(self, labels: Any, outputs: Any) -> Any:
+        """Sum of the loss over a batch, as a scalar tensor, of at least single precision."""
+        if keras.backend.standardize_dtype(outputs.dtype) in HALF_PRECISION:
+            outputs = keras.ops.cast(outputs, "float32")
+        value = self.function(labels, outputs)
+        if getattr(self.function, "reduction", None) == "sum":
+            return value
+        return keras.ops.mean(value) * keras.ops.cast(keras.ops.shape(outputs)[0], value.dtype)
+
+    def hits(self, labels: Any, outputs: Any) -> Any:
+        """Number of correct first guesses in a batch, as a scalar tensor."""
+        if self.labels == "one-hot":
+            labels = keras.ops.argmax(labels, axis=-1)
+        guesses = keras.ops.argmax(outputs, axis=-1)
+        same = keras.ops.equal(guesses, keras.ops.cast(keras.ops.reshape(labels, (-1,)), guesses.dtype))
+        return keras.ops.sum(keras.ops.cast(same, "int32"))
+
+    def check_labels(self, labels: Array, outputs: Any) -> None:
+        """Refuse class numbers that the outputs, of shape [n, classes], do not have."""
+        if self.labels == "sparse":
+            _check_labels(labels, outputs.shape[-1])
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """The sum of the losses of several outputs; the interface is that of Loss.
+
+    Attributes:
+        parts: one for each output that has a loss.
+        places: of these outputs among all.
+    """
+
+    parts: tuple[Loss, ...]
+    places: tuple[int, ...]
+
+    @property
+    def labels(self) -> str:
+        """Of the first output whose labels are classes, whose accuracy is told; "other" where there is none."""
+        return self.parts[self._first].labels
+
+    @property
+    def place(self) -> int:
+        """Of that output among all."""
+        return self.places[self._first]
+
+    @property
+    def description(self) -> str:
+        """What it is, in errors."""
+        return " + ".join(part.description for part in self.parts)
+
+    def total(self, labels: Any, outputs: Any) -> Any:
+        """Sum over a batch and over the outputs."""
+        return sum(part.total(*pair) for part, *pair in self._triples(labels, outputs))
+
+    def hits(self, labels: Any, outputs: Any) -> Any:
+        """Number of correct first guesses of the output at `place`."""
+        part, *pair = self._triples(labels, outputs)[self._first]
+        return part.hits(*pair)
+
+    def check_labels(self, labels: Any, outputs: Any) -> None:
+        """Refuse class numbers that an output does not have."""
+        for part, *pair in self._triples(labels, outputs):
+            part.check_labels(*pair)
+
+    @property
+    def _first(self) -> int:
+        return next((i for i, part in enumerate(self.parts) if part.labels != "other"), 0)
+
+    def _triples(self, labels: Any, outputs: Any) -> list[tuple[Loss, Any, Any]]:
+        judged = [outputs[place] for place in self.places]
+        return list(zip(self.parts, parts_of(labels), judged, strict=True))
+
+
+def _check_labels(labels: Array, classes: int) -> None:
+    """Refuse class numbers outside [0, classes)."""
+    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+        raise DataError(
+            f"expected labels in 0..{classes - 1}, one for each of the model's {classes} outputs, "
+            f"got {labels.min()}..{labels.max()}."
+        )

@@ -1,0 +1,114 @@
+"""From what a user hands over to examples: arrays or a tf.data.Dataset, checked."""
+
+from typing import Any
+
+import numpy as np
+
+from cobla_tf.elements import Form, each, joined, parts_of
+from cobla_tf.errors import DataError
+from cobla_tf.examples import Batch, Examples, Sample, Stream
+
+IN_MEMORY_LIMIT = 2**30
+"""Bytes of images up to which a tf.data.Dataset is read into memory once, for exact random sampling."""
+
+EXPECTED = (
+    "a pair of arrays (images, labels) or a tf.data.Dataset of such batches, with a tuple or dict of arrays for "
+    "images or labels where the model has several inputs or outputs"
+)
+
+
+def as_examples(dataset: Any, name: str = "dataset", form: Form | None = None) -> Examples:
+    """Read what a user hands over.
+
+    Args:
+        dataset: a pair (images [N, ...], labels [N, ...]), or a tf.data.Dataset of (images, labels) batches; for
+            several inputs or outputs with a tuple, list or dict of arrays in place of one, as Keras' fit takes them.
+        name: what to call it in errors.
+        form: the model's inputs and outputs; one of each by default.
+
+    Raises:
+        DataError: neither of the two, empty, images and labels of different number, or images that are not finite.
+    """
+    form = form or Form()
+    if isinstance(dataset, Sample | Stream):
+        return dataset
+    try:
+        return _read(dataset, name, form) if hasattr(dataset, "element_spec") else _arrays(dataset, name, form)
+    except DataError as error:
+        raise DataError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+
+
+def _arrays(dataset: Any, name: str, form: Form) -> Sample:
+    if not isinstance(dataset, tuple | list) or len(dataset) != 2:
+        got = f"{len(dataset)} of them" if isinstance(dataset, tuple | list) else type(dataset).__name__
+        raise DataError(f"expected {EXPECTED}; got {got}.")
+    images, labels = form.arrange(*dataset)
+    try:
+        sample = Sample(each(np.asarray, images), each(np.asarray, labels))
+    except ValueError as error:
+        raise DataError(f"expected rectangular arrays, got lists of unequal lengths ({error}).") from error
+    if not _match(sample.images, sample.labels):
+        raise DataError(f"expected as many labels as images, got shapes {_shapes(sample)}.")
+    return _checked(sample, name)
+
+
+def _match(images: Any, labels: Any) -> bool:
+    """Whether all arrays have a batch axis, of one length."""
+    arrays = (*parts_of(images), *parts_of(labels))
+    return all(part.ndim for part in arrays) and len({len(part) for part in arrays}) == 1
+
+
+def _shapes(sample: Sample) -> str:
+    return " and ".join(str(each(lambda part: part.shape, one)) for one in (sample.images, sample.labels))
+
+
+def _read(dataset: Any, name: str, form: Form) -> Examples:
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        given = f"{len(spec)} parts (weights of examples are not used)" if isinstance(spec, tuple) else str(spec)
+        raise DataError(f"expected batches of (images, labels), got elements of {given}.")
+    arranged = joined(form.arrange(*spec))
+    if not all(hasattr(part, "shape") for one in arranged for part in parts_of(one)):
+        raise DataError(f"expected batches of (images, labels), got elements of the form {spec}.")
+    if int(dataset.cardinality()) == -1:
+        raise DataError(f"{name} repeats without end; expected a finite dataset: leave out .repeat().")
+    return _keep(dataset if arranged == spec else dataset.map(form.arrange), name)
+
+
+def _keep(dataset: Any, name: str) -> Examples:
+    """Read into memory until the limit; count on without keeping beyond it."""
+    parts: list[Batch] = []
+    held, count = 0, 0
+    for images, labels in dataset.as_numpy_iterator():
+        if not _match(images, labels):
+            raise DataError(
+                f"expected batches, got images and labels of shapes {_shapes(Sample(images, labels))}; batch it."
+            )
+        count += Sample(images, labels).size
+        held += sum(part.nbytes for part in parts_of(images))
+        if held <= IN_MEMORY_LIMIT:
+            parts.append((images, labels))
+        else:
+            parts.clear()
+    if held > IN_MEMORY_LIMIT:
+        return Stream(dataset, count)
+    if not parts:
+        raise DataError(f"{name} is empty; expected at least one batch of (images, labels).")
+    images, labels = ([part[i] for part in parts] for i in range(2))
+    return _checked(Sample(_concatenated(images), _concatenated(labels)), name)
+
+
+def _concatenated(batches: list[Any]) -> Any:
+    columns = zip(*(parts_of(batch) for batch in batches), strict=True)
+    return joined([np.concatenate(column) for column in columns])
+
+
+def _checked(sample: Sample, name: str) -> Sample:
+    if sample.size == 0:
+        raise DataError(f"{name} is empty; expected at least one image.")
+    for images in parts_of(sample.images):
+        if np.issubdtype(images.dtype, np.floating):
+            bad = np.flatnonzero(~np.isfinite(images).reshape(sample.size, -1).all(axis=1))
+            if len(bad):
+                raise DataError(f"{name}: {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}.")
+    return sample

@@ -1,0 +1,122 @@
+"""benchmark(): how fast the compressed network is, beside the original, on this machine's processor."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from absl import logging
+
+from cobla_tf.errors import ConfigError
+from cobla_tf.export_check import one_line, own_classes
+from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain
+from cobla_tf.graph import check_model
+from cobla_tf.layer_times import compare_sites
+from cobla_tf.quiet import quiet
+from cobla_tf.timings import Benchmark, Timing, cores
+
+Array = np.ndarray
+RUNTIMES = ("keras", "savedmodel", "litert")
+Files = list[tuple[str, str, str]]
+"""A runtime, and the files of the original and of the compressed network."""
+
+
+def benchmark(
+    original: keras.Model,
+    compressed: keras.Model,
+    *,
+    images: Array | None = None,
+    batch: int = 8,
+    seconds: float = 10.0,
+    runtimes: Sequence[str] = RUNTIMES,
+) -> Benchmark:
+    """Time both networks in Keras (predict_on_batch), as a SavedModel and in LiteRT, on the processor.
+
+    One image and a batch, with one thread and with all cores; for each number of threads a process of its own runs
+    all of them in turn, so that what else the machine does falls on all alike. Then each decomposed layer is run alone
+    in LiteRT against the two that replace it.
+
+    Args:
+        original, compressed: with one input and one output; neither is changed.
+        images: real inputs [N, ...]; random ones where they are left out.
+        batch: images of the larger batch.
+        seconds: to measure for each number of threads, and again for the layers; five rounds at the least.
+        runtimes: some of "keras", "savedmodel", "litert".
+
+    Raises:
+        ModelError: a model cannot be read.
+        ConfigError: a runtime, a batch or a time that cannot be used, or models of open image size without `images`.
+    """
+    for model in (original, compressed):
+        check_model(model)
+    _check(runtimes, batch, seconds)
+    images = _images(original, images)
+    notes: list[str] = []
+    timings: list[Timing] = []
+    with tempfile.TemporaryDirectory(prefix="cobla-") as name:
+        files = _files((plain(original), plain(compressed)), runtimes, Path(name), notes)
+        np.save(Path(name, "images.npy"), images)
+        for threads in sorted({1, cores()}):
+            job = {"threads": threads, "seconds": seconds, "batches": sorted({1, batch}), "files": files}
+            timings += _measure(Path(name), job, notes)
+    sites = compare_sites(original, compressed, tuple(images.shape[1:]), seconds)
+    for note in notes:
+        logging.warning("benchmark: %s", note)
+    return Benchmark(tuple(timings), sites, cores(), tuple(dict.fromkeys(notes)))
+
+
+def _check(runtimes: Sequence[str], batch: int, seconds: float) -> None:
+    unknown = sorted(set(runtimes) - set(RUNTIMES))
+    if unknown or isinstance(runtimes, str):
+        raise ConfigError(f"runtimes must be some of {', '.join(RUNTIMES)}, got {runtimes!r}.")
+    if batch < 1 or seconds < 0:
+        raise ConfigError(f"expected a batch of at least 1 and seconds of at least 0, got {batch!r} and {seconds!r}.")
+
+
+def _images(model: keras.Model, images: Array | None) -> Array:
+    entry = model.inputs[0]
+    if images is not None:
+        return np.asarray(images, entry.dtype)
+    if None in entry.shape[1:]:
+        raise ConfigError(f"model {model.name!r} leaves its image size open: pass images= of the size to measure.")
+    return np.random.default_rng(0).uniform(size=(1, *entry.shape[1:])).astype(entry.dtype)
+
+
+def _files(models: tuple[keras.Model, keras.Model], runtimes: Sequence[str], folder: Path, notes: list[str]) -> Files:
+    """Both networks in every form; a form that cannot be had is left out, with a note."""
+    files = []
+    own = sorted({name for model in models for name in own_classes(model)})
+    for runtime in runtimes:
+        if runtime == "keras" and own:
+            notes.append(f"keras: left out, another process cannot load {', '.join(own)}")
+            continue
+        paths = [folder / which / FILE_NAMES[runtime] for which in ("original", "compressed")]
+        try:
+            for model, path in zip(models, paths, strict=True):
+                path.parent.mkdir(exist_ok=True)
+                with quiet():
+                    WRITERS[runtime](Source(model), path)
+            files.append((runtime, *map(str, paths)))
+        except Exception as error:  # converters raise nearly anything
+            notes.append(one_line(f"{runtime}: {type(error).__name__}: {error}"))
+    return files
+
+
+def _measure(folder: Path, job: dict, notes: list[str]) -> list[Timing]:
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    (folder / "times.json").unlink(missing_ok=True)
+    quiet_cpu = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "cobla_tf.stopwatch", str(folder)]
+    done = subprocess.run(command, env=quiet_cpu, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        notes.append(one_line(f"{job['threads']} threads: the process ended with {done.returncode}: {last}"))
+        return []
+    result = json.loads((folder / "times.json").read_text(encoding="utf-8"))
+    notes += [one_line(f"{runtime}: {why}") for runtime, why in result["failures"].items()]
+    return [Timing.of(runtime, job["threads"], batch, *times) for runtime, batch, *times in result["times"]]

@@ -1,0 +1,161 @@
+"""pareto(): the whole trade-off between accuracy and cost, each budget's solve begun from the last one's solution."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+from absl import logging
+
+from cobla_tf.budgets import check_budgets
+from cobla_tf.config import RANK_METHODS, Config
+from cobla_tf.curve import Curve, Point
+from cobla_tf.curve_figure import curve_figure
+from cobla_tf.elements import form_of
+from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.export import replace_with
+from cobla_tf.graph import check_model
+from cobla_tf.pipeline import compress
+from cobla_tf.plots import save_png
+from cobla_tf.reading import as_examples
+from cobla_tf.selection import COBLA, takes_budgets
+from cobla_tf.solution import WarmStart
+from cobla_tf.unfinished import held, removed_together
+
+FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
+WARM_SHARE = 2
+"""A solve that starts from another's solution has this part of the iterations."""
+
+Budgets = dict[str, float]
+
+
+def pareto(
+    model: keras.Model,
+    dataset: Any,
+    *,
+    macs: Sequence[float] | None = None,
+    params: Sequence[float] | None = None,
+    budgets: Mapping[str, Sequence[float]] | None = None,
+    methods: Sequence[str] = (COBLA,),
+    validation: Any = None,
+    config: Config | None = None,
+    **options: Any,
+) -> Curve:
+    """Compress under several budgets, and with several methods.
+
+    Args:
+        model, dataset, validation, config: as for `compress`; each point has a folder of its own in the output folder,
+            and the curve lies beside them as a table, a CSV file and a picture. The same call made again after an
+            interruption goes on where that one had come to.
+        macs, params, budgets: as for `compress`, but a list each, all of the same length; best from loose to tight.
+        methods: names of methods that take budgets.
+        **options: scheme, exclude, resources and loss, as for `compress`.
+
+    Returns:
+        a point for every budget and method; one that cannot be met says why.
+
+    Raises:
+        CoblaError: bad input, or no budget that can be met.
+    """
+    config = config or Config()
+    asked = _asked({"macs": macs, "params": params, **(budgets or {})})
+    check_sweep(methods, asked, [resource.name for resource in options.get("resources", ())])
+    check_model(model)
+    form = form_of(model, options.get("loss"))
+    shared = {
+        "dataset": as_examples(dataset, form=form),
+        "validation": None if validation is None else as_examples(validation, "validation", form),
+        **options,
+    }
+    with held(config.output_dir), removed_together():
+        curve = _curve(_Sweep(model, config, shared), methods, asked)
+        if config.output_dir is not None:
+            _write(curve, config.output_dir)
+    return curve
+
+
+def _curve(sweep: "_Sweep", methods: Sequence[str], asked: Sequence[Budgets]) -> Curve:
+    points = tuple(point for method in methods for point in sweep.run(method, asked))
+    if all(point.report is None for point in points):
+        raise BudgetError(f"none of the {len(points)} budgets can be met; the last one: {points[-1].failure}")
+    return Curve(points)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sweep:
+    """What all points share: the model, the settings, and arguments of compress()."""
+
+    model: keras.Model
+    config: Config
+    shared: dict[str, Any]
+
+    def run(self, method: str, asked: Sequence[Budgets]) -> list[Point]:
+        """All budgets by one method, each from the solution of the last."""
+        points: list[Point] = []
+        warm: WarmStart | None = None
+        for number, budgets in enumerate(asked, start=1):
+            logging.info("%s, point %d of %d: %s", method, number, len(asked), budgets)
+            point, warm = self._point(method, budgets, warm)
+            points.append(point)
+        return points
+
+    def _point(self, method: str, budgets: Budgets, warm: WarmStart | None) -> tuple[Point, WarmStart | None]:
+        point = Point(method, budgets)
+        config = self._config(point.name, shorter=warm is not None)
+        try:
+            result = compress(self.model, method=method, budgets=budgets, warm=warm, config=config, **self.shared)
+        except BudgetError as error:
+            logging.warning("%s: %s", point.name, error)
+            return dataclasses.replace(point, failure=str(error)), warm
+        return dataclasses.replace(point, report=result.report, model=result.model), result.warm or warm
+
+    def _config(self, name: str, shorter: bool) -> Config:
+        solve, folder = self.config.solve, self.config.output_dir
+        if shorter:
+            solve = dataclasses.replace(
+                solve,
+                iterations=-(-solve.iterations // WARM_SHARE),
+                refine_iterations=-(-solve.refine_iterations // WARM_SHARE),
+            )
+        return dataclasses.replace(self.config, solve=solve, output_dir=None if folder is None else folder / name)
+
+
+def _asked(lists: Mapping[str, Sequence[float] | None]) -> list[Budgets]:
+    """One mapping a point, from the loosest to the tightest in the first resource."""
+    given = {name: list(values) for name, values in lists.items() if values is not None}
+    lengths = {name: len(values) for name, values in given.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ConfigError(
+            f"expected lists of budgets of one length, at least one budget in each, got {lengths or 'none'}; give "
+            "macs=[0.7, 0.5, 0.3], params=[0.7, 0.5, 0.3], say."
+        )
+    points = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
+    return sorted(points, key=lambda point: -next(iter(point.values())))
+
+
+def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Sequence[str]) -> None:
+    """Check methods and the form of all budgets, before anything is known of the model.
+
+    Args:
+        methods: as for `pareto`.
+        asked: budgets by resource, one mapping a point.
+        further: names of the resources that there are beside MACs and params.
+
+    Raises:
+        ConfigError: a method that there is not, or that takes no budgets.
+        BudgetError: as `budgets.check_budgets`.
+    """
+    unfit = [name for name in methods if name not in RANK_METHODS or not takes_budgets(name)]
+    if unfit or not methods:
+        able = ", ".join(name for name in RANK_METHODS if takes_budgets(name))
+        raise ConfigError(f"a sweep takes methods that take budgets ({able}), got {', '.join(unfit) or 'none'}.")
+    for budgets in asked:
+        check_budgets(budgets, further)
+
+
+def _write(curve: Curve, folder: Path) -> None:
+    page = f"![Accuracy against cost]({FILES['curve picture']})\n\n{curve.table('github')}\n"
+    replace_with(folder / FILES["curve"], lambda path: path.write_text(page, encoding="utf-8"))
+    replace_with(folder / FILES["curve data"], lambda path: path.write_text(curve.to_csv(), encoding="utf-8"))
+    replace_with(folder / FILES["curve picture"], lambda path: save_png(curve_figure(curve), path))

@@ -1,0 +1,225 @@
+"""Every architecture of keras.applications, random weights: equal at full rank, and compressed to half without data.
+
+python -m cobla_tf.experiments.applications --output=DIR
+
+Each is measured in a process of its own, so that one too large for the machine costs no other. DIR/applications.jsonl
+has one line each, to which a stopped run adds, and DIR/applications.md is the table of all lines.
+"""
+
+import inspect
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import app, flags, logging
+from cobla_tf.experiments.result_file import Record, ResultFile
+
+from cobla_tf.errors import CoblaError, ConfigError, first_line
+from cobla_tf.texts import share_text, short_text, table
+
+if TYPE_CHECKING:
+    import keras
+
+    from cobla_tf.sites import Sites
+
+Array = np.ndarray
+
+SIZE = 96
+"""Height and width of the images: none of the architectures takes less than 75."""
+HALF = {"macs": 0.5, "params": 0.5}
+ULPS_A_SITE = 16
+"""Rounding errors of single precision that one site may add to the network's largest output."""
+HEAD = (
+    "architecture", "sites", "MACs", "in sites", "params", "in sites", "difference", "allowed", "MACs kept",
+    "params kept", "reloaded", "GiB", "seconds",
+)  # fmt: skip
+
+_OUTPUT = flags.DEFINE_string("output", "applications_out", "Folder of the results.")
+_NAMES = flags.DEFINE_list("names", [], "Architectures to measure; all if empty.")
+
+
+def builders() -> dict[str, Callable[..., "keras.Model"]]:
+    """All architectures of the installed Keras by name."""
+    import keras
+
+    return {name: make for name, make in vars(keras.applications).items() if inspect.isfunction(make)}
+
+
+def measure(name: str, size: int = SIZE, **options: Any) -> Record:
+    """Build an architecture, rebuild it at full rank and at half of its sites' MACs and params, save and reload it.
+
+    Args:
+        name: a key of `builders`.
+        size: height and width of the images.
+        options: further arguments of the builder.
+
+    Returns:
+        one row, see `HEAD`; a share that is above a half, or a difference above `allowed`, is a failure for the reader
+        of the table to see.
+    """
+    import keras
+
+    from cobla_tf.graph import record_calls
+    from cobla_tf.sites import find_sites
+
+    began = time.perf_counter()
+    keras.utils.set_random_seed(0)
+    make = builders()[name]
+    if "classifier_activation" in inspect.signature(make).parameters:
+        options["classifier_activation"] = None
+    model = make(weights=None, input_shape=(size, size, 3), **options)
+    sites = find_sites(model, "spatial")
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    used = np.sum([site.original for site in sites.found], axis=0)
+    record = {
+        "name": name,
+        "sites": len(sites.found),
+        "macs": network_macs(record_calls(model)),
+        "site_macs": int(used[0]),
+        "params": model.count_params(),
+        "site_params": int(used[1]),
+        "difference": _difference_at_full_rank(model, sites, images),
+        "allowed": ULPS_A_SITE * len(sites.found) * float(np.finfo(np.float32).eps),
+        **_at_half(model, sites, images),
+        "seconds": time.perf_counter() - began,
+    }
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {**record, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
+def network_macs(calls: Iterable[Any]) -> int:
+    """MACs of all kernels of a network, sites or not, over all uses."""
+    from keras import layers
+
+    kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
+    kernels = (
+        int(np.prod(call.output_shape[:-1]))
+        * sum(int(np.prod(w.shape)) for w in call.layer.weights if len(w.shape) > 1)
+        for call in calls
+        if isinstance(call.layer, kinds)
+    )
+    return sum(kernels)
+
+
+def _difference_at_full_rank(model: "keras.Model", sites: "Sites", images: Array) -> float:
+    """Largest difference between the outputs of a model and of its full-rank factors, over the largest output."""
+    from cobla_tf.surgery import rebuild
+
+    ones = np.ones(sites.layout.size)
+    full = rebuild(model, sites, ones > 0, ones, np.zeros(len(sites.found), dtype=bool))
+    return _difference(full, model, images)
+
+
+def _difference(one: "keras.Model", other: "keras.Model", images: Array) -> float:
+    outputs, expected = (np.asarray(network(images), dtype=np.float64) for network in (one, other))
+    return float(np.abs(outputs - expected).max() / np.abs(expected).max())
+
+
+def _at_half(model: "keras.Model", sites: "Sites", images: Array) -> Record:
+    """Compressed by POS-CVX, saved, reloaded and counted anew."""
+    import keras
+
+    from cobla_tf.baselines.pos_cvx import select
+    from cobla_tf.budgets import resolve_limits
+    from cobla_tf.surgery import count_convolutions, rebuild
+
+    allocation = select(sites.sigmas, sites.costs, resolve_limits(sites.costs, HALF))
+    leading = sites.layout.leading(allocation.ranks)
+    half = rebuild(model, sites, leading > 0, leading, allocation.whole)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "half.keras")
+        half.save(path)
+        reloaded = keras.models.load_model(path)
+    others = {layer.name for layer in sites.skipped}
+    counted = [counts for layer, counts in count_convolutions(reloaded).items() if layer not in others]
+    kept = dict(zip(("kept_macs", "kept_params"), np.sum(counted, axis=0).tolist(), strict=True))
+    return {**kept, "reloaded": _difference(reloaded, half, images)}
+
+
+def in_own_process(name: str) -> Record:
+    """The row of an architecture, or {"name", "error"} where it failed or its process died."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(measure, name).result()
+        except BrokenProcessPool:
+            return {"name": name, "error": "its process was ended, probably for want of memory"}
+        except Exception as error:  # whatever an architecture raises is its row
+            return {"name": name, "error": str(error) if isinstance(error, CoblaError) else first_line(error)}
+
+
+def markdown(records: list[Record], keras_version: str) -> str:
+    """The table, and what its columns mean."""
+    rows = [_cells(record) for record in sorted(records, key=lambda record: record["name"])]
+    return f"""# keras.applications
+
+Made by `python -m cobla_tf.experiments.applications` with Keras {keras_version}: {len(records)} architectures with
+random weights, images [{SIZE}, {SIZE}, 3], scheme spatial.
+
+- *in sites*: the share of the MACs of all kernels, and of all params of the model, in layers that can be decomposed.
+- *difference*: between the outputs of the network and of its factors at full rank, relative to the largest output,
+  beside what rounding errors are allowed at its depth.
+- *kept*: by POS-CVX, without data, at budgets of 50 % on both, counted anew in the saved and reloaded network;
+  *reloaded*: by how much saving changed its outputs.
+- *GiB*, *seconds*: peak memory and time of the whole test.
+
+{table(HEAD, rows, "github")}
+"""
+
+
+def _cells(record: Record) -> tuple[str, ...]:
+    if "error" in record:
+        return (record["name"], record["error"], *[""] * (len(HEAD) - 2))
+    return (
+        record["name"],
+        str(record["sites"]),
+        short_text(record["macs"]),
+        share_text(record["site_macs"], record["macs"]),
+        short_text(record["params"]),
+        share_text(record["site_params"], record["params"]),
+        f"{record['difference']:.1e}",
+        f"{record['allowed']:.1e}",
+        share_text(record["kept_macs"], record["site_macs"]),
+        share_text(record["kept_params"], record["site_params"]),
+        f"{record['reloaded']:.0e}",
+        f"{record['peak_bytes'] / 2**30:.1f}",
+        f"{record['seconds']:.0f}",
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Measure what is not measured yet, and write the table after each."""
+    del argv
+    import keras
+
+    names, known = _NAMES.value or list(builders()), builders()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"names must be among {', '.join(known)}, got {', '.join(unknown)}.")
+    folder = Path(_OUTPUT.value)
+    results = ResultFile(folder, "applications", {"keras": keras.__version__, "size": SIZE, "budgets": HALF}, ("name",))
+    failed: list[Record] = []
+    for name in names:
+        if results.has({"name": name}):
+            continue
+        record = in_own_process(name)
+        logging.info("%s: %s", name, record)
+        if "error" in record:
+            failed.append(record)  # not kept: the next run tries again
+        else:
+            results.add(record)
+        text = markdown([*results.records(), *failed], keras.__version__)
+        (folder / "applications.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.INFO)
+    app.run(main)

@@ -1,0 +1,157 @@
+"""What a loss and a mask gradient cost, against the original network's own loss and kernel gradients.
+
+python -m cobla_tf.experiments.benchmarks.gradients times, for every network and scheme, four things in turn on the
+same images in the same batches: forward pass and training step of the original, loss and gradient by the masks of ours.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from tabulate import tabulate
+
+from cobla_tf.config import SCHEMES
+from cobla_tf.examples import Sample
+from cobla_tf.loss import Loss
+from cobla_tf.losses import resolve_loss
+from cobla_tf.models import load_model
+from cobla_tf.objective import Objective
+from cobla_tf.precision import resolve_precision
+from cobla_tf.sites import Sites, find_sites
+from cobla_tf.surgery import mask_model
+
+MOST = 1.05
+"""Ours over the original's, both for the loss and for the gradient."""
+NETWORKS = {"nin_cifar10": 512, "squeezenet_v1.1": 64, "vgg16": 16, "resnet50": 32, "digits_cnn": 256}
+"""Images an evaluation."""
+BATCHES = 4
+
+_NETWORKS = flags.DEFINE_list("networks", ["nin_cifar10", "squeezenet_v1.1", "vgg16", "resnet50"], "Which of them.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Of all four, in turn.", 1)
+_PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "Of our products; the original's are float32.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; none by default.")
+_SMOKE = flags.DEFINE_bool("smoke", False, "The network for the digits, twice.")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one evaluation over all images, one entry a repetition.
+
+    Attributes:
+        network, scheme, precision: what was timed.
+        images: an evaluation.
+        seconds: by 'forward', 'training' (the original's) and 'loss', 'gradient' (ours).
+    """
+
+    network: str
+    scheme: str
+    precision: str
+    images: int
+    seconds: dict[str, list[float]]
+
+    def ratios(self, ours: str, original: str) -> list[float]:
+        """Ours over the original's of the same repetition."""
+        return [a / b for a, b in zip(self.seconds[ours], self.seconds[original], strict=True)]
+
+
+def measure(network: str, scheme: str, precision: str, repetitions: int) -> Cost:
+    """Time one network; every evaluation runs once before, to be traced."""
+    images = NETWORKS[network]
+    model = load_resnet() if network == "resnet50" else load_model(network, will_train=True)
+    sample = _sample(model, images)
+    sites = find_sites(model, scheme, ("whitening",) if network == "nin_cifar10" else ())
+    runs = dict(_evaluations(model, sites, sample, precision))
+    for run in runs.values():
+        run()
+    seconds = {name: [] for name in runs}
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            seconds[name].append(_timed(run))
+    return Cost(network, scheme, precision, images, seconds)
+
+
+def load_resnet() -> keras.Model:
+    """ResNet-50 of Keras with random weights, 224 x 224, logits out."""
+    return keras.applications.ResNet50(weights=None, classifier_activation=None)
+
+
+def _sample(model: keras.Model, images: int) -> Sample:
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(images, *model.input_shape[1:])).astype(np.float32)
+    return Sample(pixels, rng.integers(0, model.output_shape[-1], images))
+
+
+def _evaluations(
+    model: keras.Model, sites: Sites, sample: Sample, precision: str
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    loss, batch_size = resolve_loss(None, model, sample), sample.size // BATCHES
+    forward, training = _original_steps(model, [site.layer.kernel.value for site in sites.found], loss)
+    batches = [tuple(map(tf.convert_to_tensor, batch)) for batch in sample.batches(batch_size)]
+    objective = Objective(mask_model(model, sites), loss, batch_size, sample, precision)
+    masks = np.full(sites.layout.size, 0.9)
+    yield "forward", lambda: [float(forward(*batch)) for batch in batches]
+    yield "loss", lambda: objective.value(masks, sample)
+    yield "training", lambda: [float(training(*batch)[0]) for batch in batches]
+    yield "gradient", lambda: objective.gradient(masks, sample)
+
+
+def _original_steps(model: keras.Model, kernels: list[tf.Variable], loss: Loss) -> tuple[Callable, Callable]:
+    @tf.function(reduce_retracing=True)
+    def forward(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        return loss.total(labels, model(images, training=False))
+
+    @tf.function(reduce_retracing=True)
+    def training(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(kernels)
+            value = loss.total(labels, model(images, training=False))
+        return value, tape.gradient(value, kernels)
+
+    return forward, training
+
+
+def _timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def table(costs: list[Cost]) -> str:
+    """Medians, and least to largest ratio, one line a network, scheme and precision."""
+    rows = []
+    for cost in costs:
+        milliseconds = 1000 * statistics.median(cost.seconds["gradient"]) / cost.images
+        pairs = [cost.ratios("loss", "forward"), cost.ratios("gradient", "training")]
+        spread = [f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in pairs]
+        rows.append([cost.network, cost.scheme, cost.precision, cost.images, f"{milliseconds:.1f}", *spread])
+    head = ["network", "scheme", "precision", "images", "ms / image", "loss / forward", "gradient / training step"]
+    return tabulate(rows, head, disable_numparse=True)
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print, write; 1 where a median is above the limit (a smoke run is too small to tell)."""
+    del argv
+    networks, repetitions = (["digits_cnn"], 2) if _SMOKE.value else (_NETWORKS.value, _REPETITIONS.value)
+    precisions = list(dict.fromkeys(resolve_precision(name) for name in _PRECISIONS.value))
+    costs = []
+    for network in networks:
+        for scheme in SCHEMES:
+            costs += [measure(network, scheme, precision, repetitions) for precision in precisions]
+            keras.backend.clear_session()
+    print(table(costs))
+    medians = [statistics.median(c.ratios(*p)) for c in costs for p in (("loss", "forward"), ("gradient", "training"))]
+    print(f"\nlargest median ratio: {max(medians):.2f} (at most {MOST} wanted)")
+    if _OUTPUT.value:
+        Path(_OUTPUT.value).write_text(json.dumps([asdict(cost) for cost in costs], indent=1), encoding="utf-8")
+    return int(max(medians) > MOST and not _SMOKE.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+from cobla_tf.experiments import applications
+from cobla_tf.experiments.applications import HEAD, builders, markdown, measure
+
+
+@pytest.mark.parametrize(("name", "options"), [("MobileNet", {"alpha": 0.25}), ("MobileNetV3Small", {"alpha": 0.25})])
+def test_an_architecture_is_equal_at_full_rank_and_halved(name, options):
+    record = measure(name, 32, classes=10, **options)
+    assert json.loads(json.dumps(record)) == record
+    assert record["sites"] > 10
+    assert 0 < record["difference"] < record["allowed"] < 1e-3
+    for resource in ("macs", "params"):
+        assert 0.3 < record[f"kept_{resource}"] / record[f"site_{resource}"] <= 0.5
+        assert record[f"site_{resource}"] < record[resource]
+    assert record["reloaded"] < 1e-6
+    row = next(line for line in markdown([record], "3").splitlines() if line.startswith(f"| {name} "))
+    assert row.count("|") == len(HEAD) + 1
+
+
+def test_all_architectures_are_known_and_a_failure_is_a_row():
+    assert {"VGG16", "ResNet50", "EfficientNetB0", "ConvNeXtTiny", "NASNetMobile"} <= set(builders())
+    assert "| Net " in markdown([{"name": "Net", "error": "too | large"}], "3")
+    assert "too \\| large" in markdown([{"name": "Net", "error": "too | large"}], "3")
+
+
+def test_a_stopped_run_goes_on_with_what_is_left(tmp_path, monkeypatch):
+    asked = []
+
+    def in_own_process(name):
+        asked.append(name)
+        return {"name": name, "error": "none"} if name == "VGG19" else {**dict.fromkeys(ROW, 1), "name": name}
+
+    monkeypatch.setattr(applications, "in_own_process", in_own_process)
+    monkeypatch.setattr(applications, "_OUTPUT", Value(str(tmp_path)))
+    monkeypatch.setattr(applications, "_NAMES", Value(["VGG16", "VGG19"]))
+    applications.main([])
+    applications.main([])
+    assert asked == ["VGG16", "VGG19", "VGG19"]
+    assert "VGG16" in (tmp_path / "applications.md").read_text()
+
+
+ROW = (
+    "sites", "macs", "site_macs", "params", "site_params", "difference", "allowed", "kept_macs", "kept_params",
+    "reloaded", "peak_bytes", "seconds",
+)  # fmt: skip
+
+
+class Value:
+    def __init__(self, value):
+        self.value = value

@@ -1,0 +1,94 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from networks import images_and_labels
+
+import cobla_tf
+from cobla_tf.batchnorm import batch_norms, reestimate
+from cobla_tf.config import Config
+from cobla_tf.errors import ConfigError
+from cobla_tf.examples import Sample
+
+SIZE = (8, 8, 2)
+
+
+def network(frozen=False):
+    """A plain, a nested and, if asked for, a frozen BatchNorm, and a Dropout with its seed."""
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential(
+        [keras.Input((8, 8, 6)), layers.BatchNormalization(name="nested", momentum=0.9), layers.Conv2D(6, 3)],
+        name="inner",
+    )
+    images = keras.Input(SIZE)
+    x = layers.BatchNormalization(name="plain")(layers.Conv2D(6, 3, padding="same", use_bias=False)(images))
+    x = layers.Dropout(0.5, seed=1)(inner(layers.ReLU()(x)))
+    x = layers.BatchNormalization(name="last", trainable=not frozen)(x)
+    return keras.Model(images, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def test_statistics_are_the_averages_over_all_batches_and_nothing_else_changes():
+    model = network()
+    sample = Sample(*images_and_labels(50, SIZE))
+    plain = model.get_layer("plain")
+    model.get_layer("plain").moving_mean.assign(np.full(6, 99.0))  # must be forgotten
+    before = [variable.numpy() for variable in model.variables]
+    momenta = [norm.momentum for norm in batch_norms(model).open]
+    reestimate(model, sample, batch_size=20)
+    inputs = np.asarray(model.layers[1](sample.images))
+    parts = [inputs[:20], inputs[20:40], inputs[40:]]
+    for statistic, got in (("mean", plain.moving_mean), ("var", plain.moving_variance)):
+        expected = np.average(
+            [getattr(part, statistic)(axis=(0, 1, 2)) for part in parts], axis=0, weights=[20, 20, 10]
+        )
+        np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-4, atol=1e-6)
+    assert [norm.momentum for norm in batch_norms(model).open] == momenta
+    changed = {
+        variable.path.split("/")[-2] + "/" + variable.name
+        for variable, old in zip(model.variables, before, strict=True)
+        if not np.array_equal(variable, old)
+    }
+    assert changed == {f"{norm}/moving_{what}" for norm in ("plain", "nested", "last") for what in ("mean", "variance")}
+
+
+def test_frozen_layers_keep_their_statistics():
+    model = network(frozen=True)
+    norms = batch_norms(model)
+    assert [norm.name for norm in norms.frozen] == ["last"]
+    assert [norm.name for norm in norms.open] == ["plain", "nested"]
+    reestimate(model, Sample(*images_and_labels(20, SIZE)), 8)
+    np.testing.assert_array_equal(model.get_layer("last").moving_mean, np.zeros(6))
+
+
+def compressed(model, images, budget=0.4):
+    config = Config(batch_norm_images=images, batch_size=32)
+    return cobla_tf.compress(model, images_and_labels(80, SIZE), macs=budget, method="pos_cvx", config=config)
+
+
+def test_the_report_has_the_network_before_and_after():
+    model = network(frozen=True)
+    reestimate(model, Sample(*images_and_labels(60, SIZE)), 20)
+    for images, stages in ((64, ["original", "rebuilt", "compressed"]), (0, ["original", "compressed"])):
+        report = compressed(model, images).report
+        assert list(report.evaluations) == stages
+        notes = [note for note in report.notes if "BatchNorm" in note]
+        assert len(notes) == bool(images)
+        assert notes in (
+            [],
+            ["statistics of 2 BatchNorm layers re-estimated on 64 training images; 1 frozen ones keep theirs"],
+        )
+        if images:
+            assert report.evaluations["rebuilt"].loss != report.evaluations["compressed"].loss
+
+
+def test_a_network_that_stays_as_it_is_keeps_its_statistics():
+    model = network()
+    result = compressed(model, 64, budget=1.0)
+    assert list(result.report.evaluations) == ["original", "compressed"]
+    for weight, old in zip(result.model.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_a_bad_number_of_images():
+    with pytest.raises(ConfigError, match="batch_norm_images must be a whole number"):
+        Config(batch_norm_images=-1)

@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import cobla_tf
+from cobla_tf import latency
+from cobla_tf.errors import ConfigError
+from cobla_tf.graph import record_calls
+from cobla_tf.layer_times import compare_sites, measure_latency, time_models
+from cobla_tf.report import _jsonable
+from cobla_tf.resources import add_resources, read_resources, write_resources
+from cobla_tf.sites import find_sites
+from cobla_tf.stopwatch import LEAST_ROUNDS, interleave
+from cobla_tf.surgery import rebuild
+from cobla_tf.timings import Benchmark, SiteTiming, Spread, Timing, cores
+from tests.networks import small_cnn
+
+
+def at_rank(model, rank, scheme="spatial"):
+    sites = find_sites(model, scheme)
+    ranks = np.minimum(rank, sites.layout.full_ranks)
+    leading = sites.layout.leading(ranks)
+    return rebuild(model, sites, leading > 0, leading, np.zeros(len(ranks), dtype=bool))
+
+
+def one_site(channels=64, size=24):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((size, size, channels))
+    return keras.Model(images, keras.layers.Conv2D(channels, 3, padding="same", name="conv")(images))
+
+
+def test_runs_are_taken_in_turn_to_and_fro():
+    order = []
+    times = interleave([lambda: order.append("a"), lambda: order.append("b")], 0.0)
+    assert times.shape == (LEAST_ROUNDS, 2)
+    assert (times >= 0).all()
+    assert "".join(order[:8]) == "ab" + "ab" + "ba" + "ab"
+    assert interleave([], 1.0).size == 0
+
+
+def test_figures_of_a_timing():
+    timing = Timing.of("litert", 1, 8, [4.0, 2.0, 8.0], [1.0, 1.0, 2.0])
+    assert timing.original == Spread(4.0, 3.0, 6.0, 2.0, 3)
+    assert timing.ratio == 0.25  # the median of 1/4, 1/2, 1/4: not that of the medians
+    assert timing.fastest_ratio == 0.5
+
+
+def test_tables_hold_the_total_and_read_as_json():
+    timing = Timing.of("litert", 1, 8, [4e-3] * 3, [1e-3] * 3)
+    sites = (SiteTiming("a", (100, 50), 1e-3, 8e-4), SiteTiming("b", None, 3e-3, 2e-4))
+    result = Benchmark((timing,), sites, 2, ("keras: left out",))
+    text = str(result)
+    assert "25.0 %" in text
+    total = next(line for line in text.splitlines() if line.startswith("total"))
+    assert "25.0 %" in total
+    assert text.endswith("note: keras: left out")
+    assert json.loads(json.dumps(_jsonable(dataclasses.asdict(result))))["sites"][0]["macs"] == [100, 50]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    original = small_cnn()
+    return original, at_rank(original, 2), cobla_tf.benchmark(original, at_rank(original, 2), batch=3, seconds=0)
+
+
+def test_both_networks_are_timed_in_every_runtime(measured):
+    _, _, result = measured
+    assert result.notes == ()
+    threads = {1, cores()}
+    expected = {(name, t, size) for name in ("keras", "savedmodel", "litert") for t in threads for size in (1, 3)}
+    assert {(timing.runtime, timing.threads, timing.batch) for timing in result.timings} == expected
+    for timing in result.timings:
+        assert timing.original.runs == timing.compressed.runs == LEAST_ROUNDS
+        assert 0 < timing.original.fastest <= timing.original.low <= timing.original.median <= timing.original.high
+        assert timing.ratio > 0
+
+
+def test_sites_are_timed_with_their_macs_over_all_uses(measured):
+    original, compressed, result = measured
+    assert [site.name for site in result.sites] == ["conv1", "shared", "block/conv"]
+    shared = result.sites[1]
+    assert shared.macs == (2 * 100 * 9 * 8 * 8, 2 * 100 * 2 * (3 * 8 + 3 * 8))
+    assert all(site.original > 0 and site.compressed > 0 for site in result.sites)
+    assert {call.path for call in record_calls(compressed)} >= {"conv1_g", "shared_h", "block/conv_g"}
+    assert compare_sites(original, original, (10, 10, 2), 0) == ()
+
+
+def test_bad_input_is_refused(measured):
+    original, compressed, _ = measured
+    with pytest.raises(ConfigError, match="runtimes"):
+        cobla_tf.benchmark(original, compressed, runtimes=["tflite"])
+    with pytest.raises(ConfigError, match="batch"):
+        cobla_tf.benchmark(original, compressed, batch=0)
+    images = keras.Input((None, None, 3))
+    open_size = keras.Model(images, keras.layers.Conv2D(2, 3)(images), name="open")
+    with pytest.raises(ConfigError, match=r"open.*images="):
+        cobla_tf.benchmark(open_size, open_size)
+
+
+def test_equal_layers_are_timed_once_and_a_larger_one_takes_longer():
+    times = time_models([one_site(), one_site(), one_site(size=96)], 1, 0.2)
+    assert times[0] == times[1]
+    assert times[2] > 4 * times[0]
+
+
+def test_a_latency_table_grows_with_the_rank_and_makes_a_budget(tmp_path):
+    model = one_site()
+    table = measure_latency(model, seconds=1.0)
+    assert list(table.original) == ["conv"]
+    assert table.per_rank["conv"] > 0
+    assert table.base["conv"] >= 0
+    full = table.base["conv"] + 96 * table.per_rank["conv"]  # as many MACs as the layer has
+    assert 0.2 < full / table.original["conv"] < 10
+    write_resources([table], tmp_path / "costs.csv")
+    assert read_resources(tmp_path / "costs.csv") == (table,)
+    sites = find_sites(model, "spatial")
+    costs = add_resources(sites.costs, sites.names, [table])
+    assert costs.resources == ("macs", "params", "latency")
+
+
+def test_the_command_writes_a_table_for_another_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one_site(8, 8).save("net.keras")
+    assert latency.main(["--model=net.keras", "--seconds=0", "--scheme=channel", "--output=costs.csv"]) == 0
+    assert "--resources=costs.csv" in capsys.readouterr().out
+    (table,) = read_resources("costs.csv")
+    assert list(table.original) == ["conv"]
+    assert latency.main(["--model=no_such.keras"]) == 2
+    assert "no_such.keras" in capsys.readouterr().err

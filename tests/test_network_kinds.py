@@ -1,0 +1,330 @@
+"""Whatever Keras' functional API can make: each kind of network through the whole way."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from networks import images_and_labels, relative_error
+
+import cobla_tf
+from cobla_tf.config import GRADIENTS, Config, FineTuneConfig, SolveConfig
+from cobla_tf.elements import form_of
+from cobla_tf.errors import ConfigError, DataError, ModelError
+from cobla_tf.examples import Sample
+from cobla_tf.losses import resolve_loss
+from cobla_tf.objective import Objective
+from cobla_tf.reading import as_examples
+from cobla_tf.sites import find_sites
+from cobla_tf.surgery import count_convolutions, mask_model, rebuild
+
+QUICK = Config(solve=SolveConfig(iterations=2, draws=1, refine_iterations=1), batch_size=32)
+SIZE = (8, 8, 2)
+
+
+def conv(filters, name=None, **options):
+    return layers.Conv2D(filters, 3, padding="same", activation="relu", name=name, **options)
+
+
+def head(x, classes=3, name="logits", **options):
+    return layers.Dense(classes, name=name, **options)(layers.GlobalAveragePooling2D()(x))
+
+
+def sequential():
+    return keras.Sequential([keras.Input(SIZE), conv(6), layers.GlobalAveragePooling2D(), layers.Dense(3)])
+
+
+def nested_three_deep():
+    innermost = keras.Sequential([keras.Input((8, 8, 6)), conv(6, "deep")], name="innermost")
+    between = keras.Input((8, 8, 6))
+    middle = keras.Model(between, layers.Add()([innermost(between), between]), name="middle")
+    outer = keras.Sequential([keras.Input(SIZE), conv(6, "first"), middle], name="outer")
+    images = keras.Input(SIZE)
+    return keras.Model(images, head(outer(images)))
+
+
+def shared_and_by_keyword():
+    images = keras.Input(SIZE)
+    shared = conv(2, "shared")
+    return keras.Model(images, head(conv(6, "last")(inputs=shared(inputs=shared(images)))))
+
+
+def mixed(policy):
+    images = keras.Input(SIZE)
+    x = conv(6, "first", dtype=policy)(images)
+    return keras.Model(images, head(conv(6, "second", dtype=policy)(x), dtype=policy))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(shape[-1],), initializer="uniform")
+
+    def call(self, inputs):
+        return inputs * (1 + self.factor)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Tied(layers.Layer):
+    """Multiplies by the centre of another layer's kernel, held by reference."""
+
+    def __init__(self, of, **options):
+        super().__init__(**options)
+        self.of = of if isinstance(of, layers.Layer) else keras.saving.deserialize_keras_object(of)
+
+    def build(self, shape):
+        if not self.of.built:
+            self.of.build(shape)
+
+    def call(self, inputs):
+        return inputs @ self.of.kernel[1, 1]
+
+    def get_config(self):
+        return {**super().get_config(), "of": keras.saving.serialize_keras_object(self.of)}
+
+
+def custom():
+    images = keras.Input(SIZE)
+    return keras.Model(images, head(Scale()(conv(6, "site")(images))))
+
+
+def tied():
+    images = keras.Input(SIZE)
+    site = conv(2, "tied")
+    return keras.Model(images, head(conv(6, "free")(Tied(site, name="by_reference")(site(images)))))
+
+
+KINDS = {
+    "sequential": sequential,
+    "nested": nested_three_deep,
+    "shared": shared_and_by_keyword,
+    "custom": custom,
+    "tied": tied,
+    "float16": lambda: mixed("mixed_float16"),
+    "bfloat16": lambda: mixed("mixed_bfloat16"),
+    "pure float16": lambda: mixed("float16"),
+}
+TOLERANCES = {"float16": 1e-2, "pure float16": 1e-2, "bfloat16": 8e-2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_equal_at_full_rank_and_within_its_budget_when_reloaded(kind, tmp_path):
+    keras.utils.set_random_seed(0)
+    model, (images, labels) = KINDS[kind](), images_and_labels(60, SIZE)
+    sites = find_sites(model, "spatial")
+    ones = np.ones(sites.layout.size)
+    full = rebuild(model, sites, ones > 0, ones, np.zeros(len(sites.found), dtype=bool))
+    outputs = np.asarray(model(images), "float32")
+    assert relative_error(np.asarray(full(images), "float32"), outputs) < TOLERANCES.get(kind, 1e-5)
+    result = cobla_tf.compress(model, (images, labels), macs=0.6, method="pos_cvx", config=QUICK)
+    result.model.save(tmp_path / "model.keras")
+    reloaded = keras.models.load_model(tmp_path / "model.keras")
+    left_alone = sum(
+        count_convolutions(model)[layer.name][0] for layer in result.report.skipped if "tied" in layer.name
+    )
+    macs = next(budget for budget in result.report.budgets if budget.resource == "macs")
+    assert sum(count for count, _ in count_convolutions(reloaded).values()) - left_alone == macs.reached <= macs.limit
+    assert relative_error(np.asarray(reloaded(images), "float32"), np.asarray(result.model(images), "float32")) < 1e-6
+
+
+def test_weights_shared_by_reference_are_left_alone():
+    skipped = {layer.name: layer.reason for layer in find_sites(tied(), "spatial").skipped}
+    assert skipped["tied"] == "shares a weight by reference with by_reference"
+
+
+@pytest.mark.parametrize("path", GRADIENTS)
+@pytest.mark.parametrize(("policy", "tolerance"), [("mixed_float16", 2e-2), ("mixed_bfloat16", 1e-1)])
+def test_gradients_in_mixed_precision_are_those_of_single_precision(path, policy, tolerance):
+    sample, found = Sample(*images_and_labels(40, SIZE)), []
+    for dtype in ("float32", policy):
+        keras.utils.set_random_seed(0)
+        model = mixed(dtype)
+        sites = find_sites(model, "channel")
+        loss = resolve_loss(None, model, sample)
+        objective = Objective(mask_model(model, sites, path), loss, 16, sample)
+        found.append(objective.gradient(np.full(sites.layout.size, 0.8), sample)[1])
+        assert sites.sigmas[0].dtype == np.float64
+    assert relative_error(found[1], found[0]) < tolerance
+
+
+def test_what_is_frozen_stays_frozen():
+    model = nested_three_deep()
+    model.get_layer("outer").trainable = False
+    sites = find_sites(model, "spatial")
+    ones = np.ones(sites.layout.size)
+    copy = rebuild(model, sites, ones > 0, ones, np.zeros(2, dtype=bool))
+    assert [weight.path.split("/")[-2] for weight in copy.trainable_weights] == ["logits", "logits"]
+    assert not copy.get_layer("outer").trainable
+
+
+class Unregistered(layers.Layer):
+    def call(self, inputs):
+        return inputs
+
+
+class Overridden(keras.Model):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs)
+
+
+def around(layer):
+    images = keras.Input(SIZE)
+    return keras.Model(images, head(layer(conv(2)(images))))
+
+
+def overridden():
+    images = keras.Input(SIZE)
+    return Overridden(images, conv(2)(images), name="own_call")
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: around(Unregistered(name="mine")), "'mine' is of the class Unregistered.*register_keras_serializable"),
+        (
+            lambda: around(layers.Lambda(lambda x: x, name="anonymous")),
+            "'anonymous' is a Lambda layer.*registered layer",
+        ),
+        (overridden, "'own_call' is a subclassed Overridden.*functional API"),
+        (lambda: around(overridden()), "own_call' is a subclassed Overridden.*functional API"),
+    ],
+)
+def test_what_cannot_be_copied_says_what_to_do(make, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        find_sites(make(), "spatial")
+
+
+def test_a_class_registered_for_the_moment_is_enough():
+    with keras.saving.custom_object_scope({"Unregistered": Unregistered}):
+        assert find_sites(around(Unregistered()), "spatial").found
+
+
+def two_in_two_out(outputs=list):
+    """Inputs `left` and `right` of different shape; outputs `kind`, three classes, and `amount`, a number."""
+    left, right = keras.Input(SIZE, name="left"), keras.Input((4, 4, 2), name="right")
+    x = layers.Concatenate()([layers.MaxPooling2D()(conv(5, "a")(left)), conv(5, "b")(right)])
+    x = conv(6, "c")(x)
+    parts = {"kind": head(x, 3, "kind"), "amount": head(x, 1, "amount")}
+    return keras.Model([left, right], parts if outputs is dict else list(parts.values()))
+
+
+def pairs(count=60):
+    left, kind = images_and_labels(count, SIZE)
+    right = np.random.default_rng(1).normal(size=(count, 4, 4, 2)).astype("float32")
+    return (left, right), (kind, left.mean(axis=(1, 2, 3))[:, None])
+
+
+def by_name(names, parts):
+    return dict(zip(names, parts, strict=True))
+
+
+INPUTS, OUTPUTS = ("left", "right"), ("kind", "amount")
+LOSSES = ["sparse_categorical_crossentropy", "mse"]
+
+
+def forms_of_data():
+    (left, right), (kind, amount) = pairs()
+    named = by_name(INPUTS, (left, right)), by_name(OUTPUTS, (kind, amount))
+    return {
+        "tuples": ((left, right), (kind, amount)),
+        "lists": [[left, right], [kind, amount]],
+        "dicts": named,
+        "a dataset of tuples": tf.data.Dataset.from_tensor_slices(pairs()).batch(25),
+        "a dataset of dicts": tf.data.Dataset.from_tensor_slices(named).batch(25),
+    }
+
+
+@pytest.mark.parametrize("outputs", [list, dict])
+def test_all_forms_that_fit_takes_are_the_same_examples(outputs):
+    model, (images, labels) = two_in_two_out(outputs), pairs()
+    loss = by_name(OUTPUTS, LOSSES)
+    expected = (*images, *labels[:: 1 if outputs is list else -1])  # Keras sorts what is in dicts
+    for name, data in forms_of_data().items():
+        if outputs is list or "dict" in name:
+            sample = as_examples(data, form=form_of(model, loss))
+            for got, array in zip((*sample.images, *sample.labels), expected, strict=True):
+                np.testing.assert_array_equal(got, array)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "form", "method"), [(list, "tuples", "cobla"), (dict, "a dataset of dicts", "cptv")]
+)
+def test_several_inputs_and_outputs_through_the_whole_way(outputs, form, method):
+    keras.utils.set_random_seed(0)
+    model = two_in_two_out(outputs)
+    loss = LOSSES if outputs is list else by_name(OUTPUTS, LOSSES)
+    config = Config(solve=QUICK.solve, fine_tune=FineTuneConfig(epochs=1), batch_size=32)
+    result = cobla_tf.compress(model, forms_of_data()[form], macs=0.5, loss=loss, method=method, config=config)
+    assert [site.name for site in result.report.sites] == ["a", "b", "c"]
+    for stage in result.report.evaluations.values():
+        assert 0 <= stage.accuracy <= 1
+    (left, right), _ = pairs(3)
+    keras.tree.assert_same_structure(result.model([left, right]), model([left, right]))
+    assert result.report.notes[0].startswith("accuracies are those of the output 'kind'")
+
+
+def test_the_loss_of_several_outputs_is_the_sum_and_the_accuracy_that_of_the_first_with_classes():
+    keras.utils.set_random_seed(0)
+    model, sample = two_in_two_out(), Sample(*pairs())
+    loss = resolve_loss(LOSSES, model, sample)
+    kind, amount = model(list(sample.images))
+    cross = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(sample.labels[0], kind)
+    square = np.mean((np.asarray(amount) - sample.labels[1]) ** 2)
+    assert float(loss.total(sample.labels, (kind, amount))) / 60 == pytest.approx(float(cross) + square, rel=1e-5)
+    assert int(loss.hits(sample.labels, (kind, amount))) == (np.argmax(kind, axis=1) == sample.labels[0]).sum()
+    sites = find_sites(model, "spatial")
+    objective = Objective(mask_model(model, sites), loss, 16, sample)
+    masks = np.full(sites.layout.size, 0.7)
+    gradient = objective.gradient(masks, sample)[1]
+    along = np.sign(gradient) * 1e-2
+    difference = objective.value(masks + along, sample) - objective.value(masks - along, sample)
+    assert 2 * gradient @ along == pytest.approx(difference, rel=2e-2)
+
+
+def test_an_output_without_a_loss_needs_no_labels():
+    keras.utils.set_random_seed(0)
+    images, (kind, _) = pairs()
+    config = Config(fine_tune=FineTuneConfig(epochs=1), batch_size=32)
+    loss = [LOSSES[0], None]
+    result = cobla_tf.compress(two_in_two_out(), (images, kind), macs=0.5, loss=loss, method="cptv", config=config)
+    assert len(result.model.outputs) == 2
+    assert "fine-tuned" in result.report.evaluations
+
+
+def test_a_tuple_has_no_order_where_the_model_gives_a_dict():
+    with pytest.raises(DataError, match=r"labels as a dict.*got a tuple of 2"):
+        cobla_tf.compress(two_in_two_out(dict), pairs(), macs=0.5, loss=by_name(OUTPUTS, LOSSES), config=QUICK)
+    with pytest.raises(ConfigError, match="loss: expected a dict"):
+        cobla_tf.compress(two_in_two_out(dict), pairs(), macs=0.5, loss=LOSSES, config=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("data", "loss", "error", "sentence"),
+    [
+        (
+            lambda images, labels: (images[0], labels),
+            LOSSES,
+            DataError,
+            "one array for each of 'left', 'right'.*ndarray",
+        ),
+        (lambda images, labels: ((*images, images[0]), labels), LOSSES, DataError, "got a tuple of 3"),
+        (lambda images, labels: ({"left": images[0]}, labels), LOSSES, DataError, "names 'left', 'right', got 'left'"),
+        (lambda images, labels: (images, labels[0]), LOSSES, DataError, "labels as a tuple or dict"),
+        (lambda images, labels: (images[::-1], labels), LOSSES, DataError, r"\(8, 8, 2\) for 'left'.*got \(4, 4, 2\)"),
+        (lambda images, labels: (images, (labels[0][:9], labels[1])), LOSSES, DataError, "as many labels as images"),
+        (
+            lambda images, labels: (images, (labels[0] + 1, labels[1])),
+            LOSSES,
+            DataError,
+            r"output 'kind'.*labels in 0..2",
+        ),
+        (lambda images, labels: (images, labels), None, ModelError, "output 'amount': the default loss"),
+        (lambda images, labels: (images, labels), ["mse"], ConfigError, "a list of 2"),
+        (lambda images, labels: (images, labels), {"kind": "mse"}, ConfigError, "each output 'kind', 'amount'"),
+        (lambda images, labels: (images, labels), [None, None], ConfigError, "at least one output"),
+        (lambda images, labels: (images, labels, labels), LOSSES, DataError, "got 3 of them"),
+    ],
+)
+def test_data_and_losses_that_do_not_fit_several(data, loss, error, sentence):
+    with pytest.raises(error, match=sentence):
+        cobla_tf.compress(two_in_two_out(), data(*pairs()), macs=0.5, loss=loss, config=QUICK)

@@ -1,0 +1,134 @@
+import csv
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import pytest
+from networks import images_and_labels
+from test_compress import trained
+
+import cobla_tf
+from cobla_tf.config import Config, SolveConfig
+from cobla_tf.curve import Curve, Point
+from cobla_tf.curve_figure import curve_figure
+from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.report import BudgetReport, Evaluation, Report
+
+QUICK = Config(solve=SolveConfig(iterations=4, draws=1, refine_iterations=2), batch_size=64, exports=("keras",))
+DATA, TEST = images_and_labels(200), images_and_labels(60, seed=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained()
+
+
+@pytest.fixture(scope="module")
+def sweep(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    config = dataclasses.replace(QUICK, output_dir=folder)
+    options = {"macs": [0.0001, 0.4, 0.7], "params": [0.5, 0.5, 0.8], "methods": ("cobla", "uniform")}
+    return cobla_tf.pareto(model, DATA, validation=TEST, config=config, **options), folder
+
+
+def report(accuracy, **kept):
+    budgets = tuple(BudgetReport(name, 100, 100, share) for name, share in kept.items())
+    evaluations = {"original": Evaluation(0.1, 0.9, 50), "compressed": Evaluation(0.3, accuracy, 50)}
+    empty = {"qp_solver": "none", "status": "", "evaluated_on": "", "seed": 0, "config": {}, "versions": {}}
+    return Report("net", "spatial", budgets, (), (), (), evaluations=evaluations, seconds={}, notes=(), **empty)
+
+
+def curve_of(*points):
+    return Curve(tuple(Point("cobla", {"macs": 0.5}, entry) for entry in points))
+
+
+def test_a_point_for_every_budget_and_method_loosest_first(sweep):
+    curve, _ = sweep
+    asked = [(point.method, point.budgets["macs"]) for point in curve.points]
+    assert asked == [(method, macs) for method in ("cobla", "uniform") for macs in (0.7, 0.4, 0.0001)]
+    for point in curve.points[:2]:
+        assert all(budget.reached <= budget.limit for budget in point.report.budgets)
+        assert point.model.count_params() == point.report.model_params[1]
+
+
+def test_a_budget_that_cannot_be_met_is_marked_and_the_rest_goes_on(sweep):
+    curve, _ = sweep
+    failed = [point for point in curve.points if point.failure]
+    assert [point.budgets["macs"] for point in failed] == [0.0001, 0.0001]
+    assert "smallest reachable" in failed[0].failure and failed[0].report is None
+    assert "cannot be met" in str(curve) and failed[0].failure in str(curve)
+
+
+def test_later_points_start_from_the_one_before_with_fewer_iterations(sweep):
+    curve, _ = sweep
+    first, second = (point.report.config["solve"] for point in curve.points[:2])
+    assert (first["iterations"], second["iterations"]) == (4, 2)
+    assert (first["refine_iterations"], second["refine_iterations"]) == (2, 1)
+
+
+def test_files_hold_every_point(sweep):
+    curve, folder = sweep
+    rows = list(csv.DictReader((folder / "curve.csv").open()))
+    assert [float(row["macs_budget"]) for row in rows] == [point.budgets["macs"] for point in curve.points]
+    for row, point in zip(rows, curve.points, strict=True):
+        assert (row["accuracy"] == "") == (point.report is None)
+        assert (folder / point.name / "compressed.keras").exists() == (point.report is not None)
+    loaded = keras.models.load_model(folder / curve.points[1].name / "compressed.keras")
+    np.testing.assert_allclose(loaded(TEST[0]), curve.points[1].model(TEST[0]), rtol=1e-5, atol=1e-6)
+    assert (folder / "curve.png").stat().st_size > 10_000 and "curve.png" in (folder / "curve.md").read_text()
+
+
+def test_a_warm_start_is_taken_up(model):
+    loose = cobla_tf.compress(model, DATA, macs=0.6, validation=TEST, config=QUICK)
+    tight = cobla_tf.compress(model, DATA, macs=0.4, validation=TEST, config=QUICK, warm=loose.warm)
+    cold = cobla_tf.compress(model, DATA, macs=0.4, validation=TEST, config=QUICK)
+    assert tight.report.iterations[0].loss != cold.report.iterations[0].loss
+    assert all(budget.limit is None or budget.reached <= budget.limit for budget in tight.report.budgets)
+    with pytest.raises(ConfigError, match="expected a warm start with"):
+        cobla_tf.compress(model, DATA, macs=0.4, exclude=["conv1"], validation=TEST, config=QUICK, warm=loose.warm)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "lists of budgets"),
+        ({"macs": []}, "lists of budgets"),
+        ({"macs": [0.5, 0.4], "params": [0.5]}, "lists of budgets of one length"),
+        ({"macs": [0.5], "methods": ("r_vbmf",)}, "methods that take budgets"),
+        ({"macs": [0.5], "methods": ("magic",)}, "methods that take budgets"),
+        ({"macs": [0.5], "methods": ()}, "methods that take budgets"),
+    ],
+)
+def test_bad_input_is_refused_before_work(model, options, words):
+    with pytest.raises(ConfigError, match=words):
+        cobla_tf.pareto(model, DATA, validation=TEST, config=QUICK, **options)
+
+
+def test_a_sweep_of_budgets_that_all_cannot_be_met_is_an_error(model):
+    with pytest.raises(BudgetError, match="none of the 2 budgets can be met"):
+        cobla_tf.pareto(model, DATA, validation=TEST, config=QUICK, macs=[0.001, 0.0001])
+
+
+def test_a_point_is_dominated_where_another_is_nowhere_worse_and_somewhere_better():
+    best, worse, cheaper = report(0.8, macs=50, params=50), report(0.7, macs=50, params=50), report(0.6, macs=40)
+    assert curve_of(best, worse, cheaper).dominated() == [False, True, False]
+    assert curve_of(best, best).dominated() == [False, False]
+    assert curve_of(None, best).dominated() == [False, False]
+
+
+def test_without_accuracy_the_loss_decides_and_is_drawn():
+    reports = [dataclasses.replace(report(None, macs=share)) for share in (30, 50)]
+    reports[1].evaluations["compressed"] = Evaluation(0.4, None, 50)
+    for entry in reports:
+        entry.evaluations["original"] = Evaluation(0.1, None, 50)
+    curve = curve_of(*reports)
+    assert curve.dominated() == [False, True]
+    assert curve_figure(curve).axes[0].get_ylabel() == "loss"
+    assert math.isclose(curve.points[0].merit, -0.3)
+
+
+def test_a_curve_without_points_that_could_be_met_still_prints_and_draws():
+    curve = Curve((Point("cobla", {"macs": 0.1}, failure="too small"),))
+    assert "too small" in str(curve) and curve.original is None
+    assert not curve_figure(curve).axes
