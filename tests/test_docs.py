@@ -41,6 +41,8 @@ def test_every_flag_in_the_text_exists():
         "seeds",
         "ranks",
         "output",
+        "check_input",
+        "check_output",
     }
     assert named - others <= set(documented_flags())
 
