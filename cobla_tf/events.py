@@ -8,6 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from cobla_tf.errors import OutputError
+from cobla_tf.export import check_writable
 from cobla_tf.report import IterationRecord
 
 FILE = Path("tensorboard", "events.out.tfevents.solve")
@@ -29,7 +30,8 @@ class EventFile:
     def __init__(self, folder: Path) -> None:
         """Begin the file."""
         self._path, self._step = folder / FILE, 0
-        self._path.parent.mkdir(exist_ok=True)
+        check_writable(self._path.parent)
+        self._path.unlink(missing_ok=True)
         self._writer = tf.io.TFRecordWriter(str(self._path))
         self._write(file_version=VERSION)
 

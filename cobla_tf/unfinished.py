@@ -76,11 +76,15 @@ class Unfinished:
     _used: list[Path] = field(default_factory=list)
 
     def path(self, kind: str, key: bytes) -> Path | None:
-        """Where the file of some kind is, or will be, for a run with this key."""
+        """Where the file of some kind is, or will be, for a run with this key.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
         if self.output_dir is None:
             return None
         folder = self.output_dir / FOLDER
-        folder.mkdir(exist_ok=True)
+        check_writable(folder)
         name, _, suffix = kind.partition(".")
         path = folder / f"{name}-{key.hex()[:8]}.{suffix}"
         others = [other.name for other in folder.glob(f"{name}-*.{suffix}") if other != path]
