@@ -46,17 +46,17 @@ def allocate(values: list[Array], costs: CostTable, limits: Array, saturation: b
     Raises:
         BudgetError: the limits cannot be met.
     """
-    sites = [_site(value, costs, i, saturation) for i, value in enumerate(values)]
+    sites = [site_choices(value, costs, i, saturation) for i, value in enumerate(values)]
     choices = _choices(sites, costs, limits)
     solution = solve(choices, _start(choices, costs, limits, saturation))
     ranks = np.concatenate([site.ranks for site in sites])[solution.picks]
-    whole = choices.kinds[solution.picks]
+    whole = ranks == 0
     allocation = Allocation(np.where(whole, costs.full_ranks, ranks).astype(np.int64), whole)
     return Optimum(allocation, solution.value, solution.bound)
 
 
 @dataclass(frozen=True)
-class _Site:
+class SiteChoices:
     """What one site can be given.
 
     Attributes:
@@ -70,17 +70,18 @@ class _Site:
     costs: Array
 
 
-def _site(values: Array, costs: CostTable, index: int, saturation: bool) -> _Site:
+def site_choices(values: Array, costs: CostTable, index: int, saturation: bool = True) -> SiteChoices:
+    """Multiples below saturation and, last, the whole layer; the arguments are those of `allocate`, for one site."""
     most = min(costs.saturation_ranks()[index] - 1, len(values)) if saturation else len(values)
     ranks = np.arange(costs.multiple, most + 1, costs.multiple)
     factors = costs.base[:, [index]] + costs.per_rank[:, [index]] * ranks
     if not saturation:
-        return _Site(ranks, values[ranks - 1], factors)
+        return SiteChoices(ranks, values[ranks - 1], factors)
     whole = costs.original[:, [index]]
-    return _Site(np.append(ranks, 0), np.append(values[ranks - 1], 0.0), np.column_stack([factors, whole]))
+    return SiteChoices(np.append(ranks, 0), np.append(values[ranks - 1], 0.0), np.column_stack([factors, whole]))
 
 
-def _choices(sites: list[_Site], costs: CostTable, limits: Array) -> Choices:
+def _choices(sites: list[SiteChoices], costs: CostTable, limits: Array) -> Choices:
     finite = np.isfinite(limits)
     numbers: dict[bytes, int] = {}
     keys = [b"".join(part[:, i].tobytes() for part in (costs.base, costs.per_rank)) for i in range(len(sites))]
@@ -88,7 +89,7 @@ def _choices(sites: list[_Site], costs: CostTable, limits: Array) -> Choices:
         values=np.concatenate([site.values for site in sites]),
         costs=np.concatenate([site.costs for site in sites], axis=1)[finite].astype(np.int64),
         sites=np.repeat(np.arange(len(sites)), [len(site.ranks) for site in sites]),
-        kinds=np.concatenate([site.ranks for site in sites]) == 0,
+        kinds=(np.concatenate([site.ranks for site in sites]) == 0).astype(np.int64),
         twins=np.array([numbers.setdefault(key, len(numbers)) for key in keys]),
         limits=np.floor(limits[finite]).astype(np.int64),
     )

@@ -98,12 +98,21 @@ def resolve_limits(costs: CostTable, budgets: Budgets) -> Array:
     Raises:
         BudgetError: as `check_budgets`, or a budget below the smallest reachable, alone or together with the others.
     """
-    check_budgets(budgets, [name for name in costs.resources if name not in COUNTED])
-    parts = zip(costs.resources, costs.totals(), costs.decimals, strict=True)
-    limits = np.array([_limit(budgets.get(name), int(total), int(places)) for name, total, places in parts])
+    limits = absolute_limits(costs, budgets)
     budgeted = np.isfinite(limits)
     _check_reachable(costs.take(budgeted), limits[budgeted])
     return limits
+
+
+def absolute_limits(costs: CostTable, budgets: Budgets) -> Array:
+    """The limits of `resolve_limits`, whether they can be reached or not; they depend on the original costs alone.
+
+    Raises:
+        BudgetError: as `check_budgets`.
+    """
+    check_budgets(budgets, [name for name in costs.resources if name not in COUNTED])
+    parts = zip(costs.resources, costs.totals(), costs.decimals, strict=True)
+    return np.array([_limit(budgets.get(name), int(total), int(places)) for name, total, places in parts])
 
 
 def _is_positive(budget: object) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 from cobla_tf.errors import ConfigError
 
 SCHEMES = ("spatial", "channel")
+AUTO = "auto"
+"""A scheme for each site: see cobla_tf.schemes."""
 LAYERS = ("conv2d", "conv1d", "conv3d", "conv2d_transpose", "separable_conv2d", "dense")
 """Kinds of layers that can be decomposed; the paper decomposes the first."""
 ALL_LAYERS = "all"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 
 from cobla_tf.config import (
+    AUTO,
     CURVATURES,
     DEFAULT_EXPORTS,
     EXPORTS,
@@ -79,7 +80,12 @@ _METHOD = flags.DEFINE_list(
     "method", RANK_METHODS[0], f"What selects the ranks, one of {', '.join(RANK_METHODS)}; several with --sweep. "
     "r_vbmf and both kinds of signal_recovery set their own cost and take no budgets.",
 )  # fmt: skip
-_SCHEME = flags.DEFINE_enum("scheme", "spatial", SCHEMES, "kh x 1 then 1 x kw (spatial), or kh x kw then 1 x 1.")
+_SCHEME = flags.DEFINE_enum(
+    "scheme",
+    "spatial",
+    (*SCHEMES, AUTO),
+    "kh x 1 then 1 x kw (spatial), kh x kw then 1 x 1 (channel), or for each site what keeps most.",
+)
 _LAYERS = flags.DEFINE_list(
     "layers", list(LAYERS[:1]), f"Kinds of layers to decompose: any of {','.join(LAYERS)}, or all."
 )

@@ -69,7 +69,7 @@ def compress(
         budgets: the same for any resource by its name, e.g. {"latency": 0.6}; a resource without one is only reported.
         resources: what sites cost beside MACs and params, from measurements of yours or a CSV (`read_resources`).
             Absolute budgets are in its unit, which should be so small that they are above 1.
-        scheme: "spatial" (Eq. 3) or "channel" (Eq. 4).
+        scheme: "spatial" (Eq. 3), "channel" (Eq. 4), or "auto": for each site what keeps most within the budgets.
         exclude: fnmatch patterns of layer names to leave alone.
         layers: kinds of layers to decompose, of config.LAYERS or "all"; Conv2D alone is the paper's choice.
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an

@@ -10,7 +10,7 @@ from absl import logging
 
 from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import Budgets, resolve_limits
-from cobla_tf.config import LAYERS, Config, check_layers
+from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, check_layers
 from cobla_tf.costs import CostTable
 from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
 from cobla_tf.errors import ConfigError, DataError
@@ -24,6 +24,7 @@ from cobla_tf.precision import resolve_precision
 from cobla_tf.qp import resolve_solver
 from cobla_tf.reading import as_examples
 from cobla_tf.resources import Resource, add_resources, check_resources
+from cobla_tf.schemes import check_auto, choose_schemes
 from cobla_tf.selection import COBLA, check_method, needs_sample, takes_budgets
 from cobla_tf.sites import Sites, find_sites
 
@@ -84,6 +85,8 @@ def make_plan(
     check_layers(layers)
     check_resources(resources)
     check_method(method, budgets, [resource.name for resource in resources])
+    if scheme == AUTO:
+        check_auto(method, takes_budgets(method), resources)
     make_optimizer(config.fine_tune)
     qp_solver = resolve_solver(config.solve.qp_solver) if method == COBLA else "none"
     check_model(model)
@@ -95,7 +98,9 @@ def make_plan(
     chosen = resolve_loss(loss, model, probe)
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
-    sites = find_sites(model, scheme, exclude, shape_of(probe.images), layers)
+    schemes = SCHEMES if scheme == AUTO else (scheme,)
+    found = [find_sites(model, each, exclude, shape_of(probe.images), layers) for each in schemes]
+    sites = choose_schemes(found, budgets, config.solve.rank_multiple) if scheme == AUTO else found[0]
     costs = _in_multiples(sites.costs, sites.names, config.solve.rank_multiple)
     costs = add_resources(costs, sites.names, resources, [layer.name for layer in sites.skipped])
     limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tabulate import tabulate
 
+from cobla_tf.config import AUTO
 from cobla_tf.export_check import ExportCheck, checks_table
 from cobla_tf.texts import amount_text, few, json_text, share_text, short_text, table
 from cobla_tf.timings import Benchmark
@@ -164,12 +165,22 @@ class Report:
         Of resources beside MACs and params, the table shows the share that is kept.
         """
         further = [budget.resource for budget in self.budgets if budget.resource not in COUNTED_TITLES]
-        head = ["site", "kernel", "rank"]
+        labels = self._labels("site", "scheme", "kernel", "rank")
+        head = [*labels]
         for title in COUNTED_TITLES.values():
             head += [title, "after", "kept"]
         head += [f"{name} kept" for name in further]
-        rows = [(s.name, "x".join(map(str, s.kernel_shape)), rank_text(s), *_costs((s,), further)) for s in self.sites]
-        return table(head, [*rows, ("total", "", "", *_costs(self.sites, further))], style, text_columns=3)
+        rows = [
+            self._labels(s.name, s.scheme if s.rank else "", "x".join(map(str, s.kernel_shape)), rank_text(s))
+            + _costs((s,), further)
+            for s in self.sites
+        ]
+        rows.append(self._labels("total", "", "", "") + _costs(self.sites, further))
+        return table(head, rows, style, text_columns=len(labels))
+
+    def _labels(self, name: str, scheme: str, *further: str) -> list[str]:
+        """The scheme only where sites may differ in it."""
+        return [name, *([scheme] if self.scheme == AUTO else []), *further]
 
     def budget_table(self, style: str = "simple") -> str:
         """Exact totals of the sites against their limits."""

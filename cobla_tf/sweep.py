@@ -9,7 +9,7 @@ import keras
 from absl import logging
 
 from cobla_tf.budgets import check_budgets
-from cobla_tf.config import RANK_METHODS, Config
+from cobla_tf.config import AUTO, RANK_METHODS, Config
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
 from cobla_tf.elements import form_of
@@ -108,6 +108,8 @@ class _Sweep:
         except BudgetError as error:
             logging.warning("%s: %s", point.name, error)
             return dataclasses.replace(point, failure=str(error)), warm
+        if self.shared.get("scheme") == AUTO:  # other budgets, other schemes: its masks mean other terms
+            return dataclasses.replace(point, report=result.report, model=result.model), None
         return dataclasses.replace(point, report=result.report, model=result.model), result.warm or warm
 
     def _config(self, name: str, shorter: bool) -> Config:

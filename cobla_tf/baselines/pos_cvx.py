@@ -42,13 +42,13 @@ def optimum(sigmas: list[Array], costs: CostTable, limits: Array, saturation: bo
     Raises:
         BudgetError: the limits cannot be met.
     """
-    best = allocate([_log_shares(sigma) for sigma in sigmas], costs, limits, saturation)
+    best = allocate([log_shares(sigma) for sigma in sigmas], costs, limits, saturation)
     if best.gap:
         logging.warning("POS-CVX: the optimum is proved only up to %.1e in the logarithm of Eq. 12", best.gap)
     return best
 
 
-def _log_shares(sigma: Array) -> Array:
+def log_shares(sigma: Array) -> Array:
     """log(sum_{j <= k} sigma_j^2 / sum_j sigma_j^2) for k = 1, 2, ...; a kernel of zeros loses nothing."""
     if not sigma.any():
         return np.zeros(len(sigma))

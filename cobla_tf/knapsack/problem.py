@@ -18,7 +18,8 @@ class Choices:
         values: float64 [n].
         costs: int64 [R, n].
         sites: the site of each choice, ascending from 0 without a gap, int64 [n].
-        kinds: bool [n]; the choices of one kind follow a concave curve: the bound is tight once a site has one kind.
+        kinds: int64 [n], ascending within a site; the choices of one kind follow a concave curve: the bound is tight
+            once a site has one kind.
         twins: int64 [S]; sites of one number have like costs, so that many of their combinations cost the same.
         limits: int64 [R].
     """

@@ -107,14 +107,15 @@ class _Split:
 
 
 def _widest_tie(choices: Choices, tied: Array) -> _Split:
-    """Part the site whose tied choices differ most in value: between its two kinds, or after the first of them."""
+    """Part the site whose tied choices differ most in value: after the first of them, or after all of its kind."""
     ends = np.full((2, len(choices.twins)), -np.inf)
     np.maximum.at(ends[0], choices.sites[tied], choices.values[tied])
     np.maximum.at(ends[1], choices.sites[tied], -choices.values[tied])
     site = int(np.argmax(ends.sum(axis=0)))
     own = choices.sites == site
     first, last = np.flatnonzero(own & tied)[[0, -1]]
-    low = ~choices.kinds if choices.kinds[first] != choices.kinds[last] else np.arange(len(own)) <= first
+    by_kind = choices.kinds[first] != choices.kinds[last]
+    low = choices.kinds <= choices.kinds[first] if by_kind else np.arange(len(own)) <= first
     return _Split(own, low, float(ends[:, site].sum()))
 
 
