@@ -155,6 +155,6 @@ def _inputs(model: keras.Model, examples: Examples, batch_size: int) -> dict:
         images = packed(model, cast(model, examples.images))
         return {"x": images, "y": examples.labels, "batch_size": batch_size}
     batches = examples.rebatched(batch_size)
-    if len(model.inputs) > 1:
+    if isinstance(model.input, dict):  # a tuple is as good as a list, which tf.data does not know
         batches = batches.map(lambda images, labels: (packed(model, images), labels))
     return {"x": batches}
