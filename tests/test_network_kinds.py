@@ -51,6 +51,15 @@ def shared_and_by_keyword():
     return keras.Model(images, head(conv(6, "last")(inputs=shared(inputs=shared(images)))))
 
 
+def nested_with_dicts():
+    inner = keras.Input((None, None, 2), name="pixels")
+    x = conv(4, "inner")(inner)
+    block = keras.Model({"pixels": inner}, {"plain": x, "doubled": 2 * x}, name="block")
+    images = keras.Input(SIZE)
+    small = block({"pixels": layers.MaxPooling2D()(images)})["doubled"]
+    return keras.Model(images, head(layers.Add()([layers.MaxPooling2D()(block({"pixels": images})["plain"]), small])))
+
+
 def mixed(policy):
     images = keras.Input(SIZE)
     x = conv(6, "first", dtype=policy)(images)
@@ -100,6 +109,7 @@ KINDS = {
     "sequential": sequential,
     "nested": nested_three_deep,
     "shared": shared_and_by_keyword,
+    "dicts": nested_with_dicts,
     "custom": custom,
     "tied": tied,
     "float16": lambda: mixed("mixed_float16"),
