@@ -219,7 +219,8 @@ class _Recorder:
 
         inputs = None
         if like is not None:
-            fresh = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in like]
+            pairs = zip(like, view.inputs, strict=True)  # names, since a dict of inputs must have them as keys
+            fresh = [keras.Input(batch_shape=new.shape, dtype=new.dtype, name=old.name) for new, old in pairs]
             self._link(fresh, [self._origin(tensor) for tensor in like])
             inputs = keras.tree.pack_sequence_as(view.input, fresh)
         return keras.models.clone_model(view, input_tensors=inputs, clone_function=clone, call_function=call).outputs

@@ -64,7 +64,8 @@ def compress(
 
     Args:
         model: functional or Sequential, with weights; it is not changed.
-        dataset: training data, a tf.data.Dataset of (images, labels) batches or a pair of arrays.
+        dataset: training data, a tf.data.Dataset of (images, labels) batches or a pair of arrays; with tuples or dicts
+            of arrays for several inputs or outputs, as Keras' fit takes them.
         macs, params: budgets on the sites' kernels: a fraction up to 1 of the original, or an absolute number above 1.
         budgets: the same for any resource by its name, e.g. {"latency": 0.6}; a resource without one is only reported.
         resources: what sites cost beside MACs and params, from measurements of yours or a CSV (`read_resources`).
@@ -74,7 +75,8 @@ def compress(
         layers: kinds of layers to decompose, of config.LAYERS or "all"; Conv2D alone is the paper's choice.
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an
             in-memory `dataset` is set apart and never optimised on.
-        loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default.
+        loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default. For several outputs
+            also a list or dict, as Keras' compile takes it; the sum is minimised, None leaves an output out.
         method: what selects the ranks: "cobla", or a published method in cobla_tf.baselines.RIVALS, under the same
             budgets; some of these set their own cost and take no budgets. A `baselines.Method` is one of your own.
         warm: `Result.warm` of a compression of the same model, scheme and layers under other budgets, best somewhat

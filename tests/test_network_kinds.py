@@ -8,10 +8,12 @@ from keras import layers
 from networks import images_and_labels, relative_error
 
 import cobla_tf
+from cobla_tf import reading
 from cobla_tf.config import GRADIENTS, Config, FineTuneConfig, SolveConfig
 from cobla_tf.elements import form_of
 from cobla_tf.errors import ConfigError, DataError, ModelError
 from cobla_tf.examples import Sample
+from cobla_tf.finetune import train
 from cobla_tf.losses import resolve_loss
 from cobla_tf.objective import Objective
 from cobla_tf.reading import as_examples
@@ -47,6 +49,15 @@ def shared_and_by_keyword():
     images = keras.Input(SIZE)
     shared = conv(2, "shared")
     return keras.Model(images, head(conv(6, "last")(inputs=shared(inputs=shared(images)))))
+
+
+def nested_with_dicts():
+    inner = keras.Input((None, None, 2), name="pixels")
+    x = conv(4, "inner")(inner)
+    block = keras.Model({"pixels": inner}, {"plain": x, "doubled": 2 * x}, name="block")
+    images = keras.Input(SIZE)
+    small = block({"pixels": layers.MaxPooling2D()(images)})["doubled"]
+    return keras.Model(images, head(layers.Add()([layers.MaxPooling2D()(block({"pixels": images})["plain"]), small])))
 
 
 def mixed(policy):
@@ -98,6 +109,7 @@ KINDS = {
     "sequential": sequential,
     "nested": nested_three_deep,
     "shared": shared_and_by_keyword,
+    "dicts": nested_with_dicts,
     "custom": custom,
     "tied": tied,
     "float16": lambda: mixed("mixed_float16"),
@@ -199,13 +211,14 @@ def test_a_class_registered_for_the_moment_is_enough():
         assert find_sites(around(Unregistered()), "spatial").found
 
 
-def two_in_two_out(outputs=list):
+def two_in_two_out(outputs=list, inputs=list):
     """Inputs `left` and `right` of different shape; outputs `kind`, three classes, and `amount`, a number."""
     left, right = keras.Input(SIZE, name="left"), keras.Input((4, 4, 2), name="right")
     x = layers.Concatenate()([layers.MaxPooling2D()(conv(5, "a")(left)), conv(5, "b")(right)])
     x = conv(6, "c")(x)
     parts = {"kind": head(x, 3, "kind"), "amount": head(x, 1, "amount")}
-    return keras.Model([left, right], parts if outputs is dict else list(parts.values()))
+    images = {"left": left, "right": right} if inputs is dict else [left, right]
+    return keras.Model(images, parts if outputs is dict else list(parts.values()))
 
 
 def pairs(count=60):
@@ -244,6 +257,25 @@ def test_all_forms_that_fit_takes_are_the_same_examples(outputs):
             sample = as_examples(data, form=form_of(model, loss))
             for got, array in zip((*sample.images, *sample.labels), expected, strict=True):
                 np.testing.assert_array_equal(got, array)
+
+
+@pytest.mark.parametrize("inputs", [list, dict])
+def test_several_inputs_too_large_for_memory_are_streamed(inputs, monkeypatch):
+    model = two_in_two_out(dict, inputs)
+    data, loss = forms_of_data()["a dataset of dicts"], by_name(OUTPUTS, LOSSES)
+    monkeypatch.setattr(reading, "IN_MEMORY_LIMIT", 20)
+    stream = as_examples(data, form=form_of(model, loss))
+    (left, right), (kind, amount) = pairs()
+    drawn = stream.draw(40, np.random.default_rng(0))
+    assert stream.size == 60
+    assert drawn.size == 40
+    for images, small, number, label in zip(*drawn.images, *drawn.labels, strict=True):
+        (place,) = np.flatnonzero((left == images).all(axis=(1, 2, 3)))
+        assert (right[place] == small).all()
+        assert (amount[place], kind[place]) == (number, label)
+    judged = resolve_loss(loss, model, stream.probe())
+    (record,) = train(model, stream, judged, FineTuneConfig(epochs=1), 25, progress=False)
+    assert np.isfinite(record["loss"])
 
 
 @pytest.mark.parametrize(
