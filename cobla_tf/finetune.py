@@ -182,9 +182,11 @@ def _scheduled(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer
 
 
 def _inputs(model: keras.Model, examples: Examples, batch_size: int, order: tuple[int, int]) -> dict:
+    named = not isinstance(model, keras.Sequential) and isinstance(model.input, dict)
+
     def arranged(images: Any, labels: Any) -> tuple[Any, Any]:
         # a tuple is as good as a list, which tf.data does not know
-        return packed(model, images) if isinstance(model.input, dict) else images, labels
+        return packed(model, images) if named else images, labels
 
     if not isinstance(examples, Sample):
         return {"x": examples.rebatched(batch_size).map(arranged)}

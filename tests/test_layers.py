@@ -164,6 +164,7 @@ def test_what_a_layer_has_beside_its_kernel_goes_to_the_right_factor():
     ]
 
 
+@keras.saving.register_keras_serializable()
 class Custom(L.Conv2D):
     pass
 
