@@ -170,11 +170,10 @@ class Report:
         for title in COUNTED_TITLES.values():
             head += [title, "after", "kept"]
         head += [f"{name} kept" for name in further]
-        rows = [
-            self._labels(s.name, s.scheme if s.rank else "", "x".join(map(str, s.kernel_shape)), rank_text(s))
-            + _costs((s,), further)
-            for s in self.sites
-        ]
+        rows = []
+        for s in self.sites:
+            scheme, kernel = s.scheme if s.rank else "", "x".join(map(str, s.kernel_shape))
+            rows.append(self._labels(s.name, scheme, kernel, rank_text(s)) + _costs((s,), further))
         rows.append(self._labels("total", "", "", "") + _costs(self.sites, further))
         return table(head, rows, style, text_columns=len(labels))
 
