@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import app, flags, logging
+from cobla_tf.experiments.applications_table import markdown
 from cobla_tf.experiments.result_file import Record, ResultFile
 
-from cobla_tf.errors import CoblaError, ConfigError, first_line
-from cobla_tf.texts import share_text, short_text, table
+from cobla_tf.errors import CoblaError, ConfigError, ModelError, first_line
 
 if TYPE_CHECKING:
     import keras
@@ -37,10 +37,6 @@ SIZE = 96
 HALF = {"macs": 0.5, "params": 0.5}
 ULPS_A_SITE = 16
 """Rounding errors of single precision that one site may add to the network's largest output."""
-HEAD = (
-    "architecture", "sites", "MACs", "in sites", "params", "in sites", "difference", "allowed", "MACs kept",
-    "params kept", "reloaded", "GiB", "seconds",
-)  # fmt: skip
 
 _OUTPUT = flags.DEFINE_string("output", "applications_out", "Folder of the results.")
 _NAMES = flags.DEFINE_list("names", [], "Architectures to measure; all if empty.")
@@ -62,8 +58,10 @@ def measure(name: str, size: int = SIZE, **options: Any) -> Record:
         options: further arguments of the builder.
 
     Returns:
-        one row, see `HEAD`; a share that is above a half, or a difference above `allowed`, is a failure for the reader
-        of the table to see.
+        one row of the table, see applications_table.py.
+
+    Raises:
+        ModelError: the network differs at full rank by more than is allowed, or is above half of its budgets.
     """
     import keras
 
@@ -92,7 +90,17 @@ def measure(name: str, size: int = SIZE, **options: Any) -> Record:
         "seconds": time.perf_counter() - began,
     }
     unit = 1 if sys.platform == "darwin" else 1024
-    return {**record, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return checked({**record, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit})
+
+
+def checked(record: Record) -> Record:
+    """The record, if it is what was promised."""
+    if not record["difference"] <= record["allowed"]:
+        raise ModelError(f"differs at full rank by {record['difference']:.1e}, more than {record['allowed']:.1e}.")
+    for name, budget in HALF.items():
+        if record[f"kept_{name}"] > budget * record[f"site_{name}"]:
+            raise ModelError(f"keeps {record[f'kept_{name}']:,} {name} of {record[f'site_{name}']:,}, more than half.")
+    return record
 
 
 def network_macs(calls: Iterable[Any]) -> int:
@@ -156,45 +164,6 @@ def in_own_process(name: str) -> Record:
             return {"name": name, "error": str(error) if isinstance(error, CoblaError) else first_line(error)}
 
 
-def markdown(records: list[Record], keras_version: str) -> str:
-    """The table, and what its columns mean."""
-    rows = [_cells(record) for record in sorted(records, key=lambda record: record["name"])]
-    return f"""# keras.applications
-
-Made by `python -m cobla_tf.experiments.applications` with Keras {keras_version}: {len(records)} architectures with
-random weights, images [{SIZE}, {SIZE}, 3], scheme spatial.
-
-- *in sites*: the share of the MACs of all kernels, and of all params of the model, in layers that can be decomposed.
-- *difference*: between the outputs of the network and of its factors at full rank, relative to the largest output,
-  beside what rounding errors are allowed at its depth.
-- *kept*: by POS-CVX, without data, at budgets of 50 % on both, counted anew in the saved and reloaded network;
-  *reloaded*: by how much saving changed its outputs.
-- *GiB*, *seconds*: peak memory and time of the whole test.
-
-{table(HEAD, rows, "github")}
-"""
-
-
-def _cells(record: Record) -> tuple[str, ...]:
-    if "error" in record:
-        return (record["name"], record["error"], *[""] * (len(HEAD) - 2))
-    return (
-        record["name"],
-        str(record["sites"]),
-        short_text(record["macs"]),
-        share_text(record["site_macs"], record["macs"]),
-        short_text(record["params"]),
-        share_text(record["site_params"], record["params"]),
-        f"{record['difference']:.1e}",
-        f"{record['allowed']:.1e}",
-        share_text(record["kept_macs"], record["site_macs"]),
-        share_text(record["kept_params"], record["site_params"]),
-        f"{record['reloaded']:.0e}",
-        f"{record['peak_bytes'] / 2**30:.1f}",
-        f"{record['seconds']:.0f}",
-    )
-
-
 def main(argv: list[str]) -> None:
     """Measure what is not measured yet, and write the table after each."""
     del argv
@@ -216,7 +185,7 @@ def main(argv: list[str]) -> None:
             failed.append(record)  # not kept: the next run tries again
         else:
             results.add(record)
-        text = markdown([*results.records(), *failed], keras.__version__)
+        text = markdown([*results.records(), *failed], keras.__version__, SIZE)
         (folder / "applications.md").write_text(text, encoding="utf-8")
 
 

@@ -2,7 +2,10 @@ import json
 
 import pytest
 from cobla_tf.experiments import applications
-from cobla_tf.experiments.applications import HEAD, builders, markdown, measure
+from cobla_tf.experiments.applications import builders, checked, measure
+from cobla_tf.experiments.applications_table import HEAD, markdown
+
+from cobla_tf.errors import ModelError
 
 
 @pytest.mark.parametrize(("name", "options"), [("MobileNet", {"alpha": 0.25}), ("MobileNetV3Small", {"alpha": 0.25})])
@@ -15,14 +18,26 @@ def test_an_architecture_is_equal_at_full_rank_and_halved(name, options):
         assert 0.3 < record[f"kept_{resource}"] / record[f"site_{resource}"] <= 0.5
         assert record[f"site_{resource}"] < record[resource]
     assert record["reloaded"] < 1e-6
-    row = next(line for line in markdown([record], "3").splitlines() if line.startswith(f"| {name} "))
+    row = next(line for line in markdown([record], "3", 32).splitlines() if line.startswith(f"| {name} "))
     assert row.count("|") == len(HEAD) + 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [({"difference": 2}, "differs at full rank by 2"), ({"difference": float("nan")}, "nan"),
+     ({"kept_params": 51, "site_params": 101}, "keeps 51 params of 101")],
+)  # fmt: skip
+def test_a_broken_promise_is_an_error(wrong, sentence):
+    fine = {**dict.fromkeys(ROW, 1), "site_macs": 2, "site_params": 2}
+    assert checked(fine) == fine
+    with pytest.raises(ModelError, match=sentence):
+        checked({**fine, **wrong})
 
 
 def test_all_architectures_are_known_and_a_failure_is_a_row():
     assert {"VGG16", "ResNet50", "EfficientNetB0", "ConvNeXtTiny", "NASNetMobile"} <= set(builders())
-    assert "| Net " in markdown([{"name": "Net", "error": "too | large"}], "3")
-    assert "too \\| large" in markdown([{"name": "Net", "error": "too | large"}], "3")
+    assert "| Net " in markdown([{"name": "Net", "error": "too | large"}], "3", 32)
+    assert "too \\| large" in markdown([{"name": "Net", "error": "too | large"}], "3", 32)
 
 
 def test_a_stopped_run_goes_on_with_what_is_left(tmp_path, monkeypatch):

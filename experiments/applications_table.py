@@ -1,0 +1,49 @@
+"""What was measured of keras.applications, as a Markdown page."""
+
+from cobla_tf.experiments.result_file import Record
+
+from cobla_tf.texts import share_text, short_text, table
+
+HEAD = (
+    "architecture", "sites", "MACs", "in sites", "params", "in sites", "difference", "allowed", "MACs kept",
+    "params kept", "reloaded", "GiB", "seconds",
+)  # fmt: skip
+
+
+def markdown(records: list[Record], keras_version: str, size: int) -> str:
+    """The table, and what its columns mean."""
+    rows = [_cells(record) for record in sorted(records, key=lambda record: record["name"])]
+    return f"""# keras.applications
+
+Made by `python -m cobla_tf.experiments.applications` with Keras {keras_version}: {len(records)} architectures with
+random weights, images [{size}, {size}, 3], scheme spatial.
+
+- *in sites*: the share of the MACs of all kernels, and of all params of the model, in layers that can be decomposed.
+- *difference*: between the outputs of the network and of its factors at full rank, relative to the largest output,
+  beside what rounding errors are allowed at its depth.
+- *kept*: by POS-CVX, without data, at budgets of 50 % on both, counted anew in the saved and reloaded network;
+  *reloaded*: by how much saving changed its outputs.
+- *GiB*, *seconds*: peak memory and time of the whole test.
+
+{table(HEAD, rows, "github")}
+"""
+
+
+def _cells(record: Record) -> tuple[str, ...]:
+    if "error" in record:
+        return (record["name"], record["error"], *[""] * (len(HEAD) - 2))
+    return (
+        record["name"],
+        str(record["sites"]),
+        short_text(record["macs"]),
+        share_text(record["site_macs"], record["macs"]),
+        short_text(record["params"]),
+        share_text(record["site_params"], record["params"]),
+        f"{record['difference']:.1e}",
+        f"{record['allowed']:.1e}",
+        share_text(record["kept_macs"], record["site_macs"]),
+        share_text(record["kept_params"], record["site_params"]),
+        f"{record['reloaded']:.0e}",
+        f"{record['peak_bytes'] / 2**30:.1f}",
+        f"{record['seconds']:.0f}",
+    )
