@@ -243,7 +243,7 @@ def test_an_earlier_run_is_replaced_only_by_a_complete_one(kind, tmp_path):
 def test_the_earlier_folder_comes_back_where_the_new_one_cannot_be_moved(tmp_path):
     (tmp_path / "result").mkdir()
     (tmp_path / "result" / "inner").write_text("first")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputError, match="cannot be written"):
         replace_with(tmp_path / "result", lambda path: None)
     assert (tmp_path / "result" / "inner").read_text() == "first"
 
