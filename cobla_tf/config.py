@@ -138,10 +138,23 @@ class FineTuneConfig:
     learning_rate: float | None = None
     """Of the first step; it falls to zero along a half cosine. For YellowFin it is a factor on its own rate. None is
     1e-3, and leaves YellowFin as it is."""
+    distillation: float = 0.0
+    """Share of the original network's outputs in what is learnt; the rest are labels. 1 needs no labels."""
+    validation_share: float = 0.0
+    """Share of the training images that is set apart to compare epochs on; the weights after the best one are kept."""
+    patience: int = 0
+    """Epochs without a better validation loss after which training stops; 0 never stops it early."""
+    callbacks: tuple[Any, ...] = ()
+    """Further callbacks of Keras."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
         _require(_is_count(self.epochs, 0), "epochs", "a whole number, at least 0", self.epochs)
+        _require(0 <= self.distillation <= 1, "distillation", "in [0, 1]", self.distillation)
+        _require(0 <= self.validation_share < 1, "validation_share", "in [0, 1)", self.validation_share)
+        _require(_is_count(self.patience, 0), "patience", "a whole number, at least 0", self.patience)
+        if self.patience and not self.validation_share:
+            raise ConfigError("to stop early, training images must be set apart: set validation_share, e.g. to 0.1.")
         rate = self.learning_rate
         _require(rate is None or 0 < rate < float("inf"), "learning_rate", "positive or None", rate)
 

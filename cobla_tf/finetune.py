@@ -12,9 +12,9 @@ from absl import logging
 
 from cobla_tf.config import FineTuneConfig
 from cobla_tf.digest import digest
-from cobla_tf.elements import cast, joined, packed, parts_of
+from cobla_tf.elements import cast, joined, packed
 from cobla_tf.errors import ConfigError
-from cobla_tf.examples import Arrays, Examples, Sample
+from cobla_tf.examples import Examples, Sample
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.training_backup import TrainingBackup
 from cobla_tf.unfinished import Unfinished
@@ -59,9 +59,10 @@ def train(
     Args:
         model: should training diverge to NaN or infinity, it has the weights after its best epoch, or those from before
             where none was finished, with a warning that says so.
-        examples: training images and labels.
+        examples: training images and labels; a share of them is set apart where `config` says so.
         loss: from losses.resolve_loss.
-        config: epochs, optimiser and learning rate.
+        config: epochs, optimiser, learning rate, and when to stop. Where images are set apart, the model has the
+            weights after the epoch that was best on them.
         batch_size: images a step.
         progress: whether to show Keras' progress bar.
         seed: of the order of the examples in each epoch; a stream has its own.
@@ -72,6 +73,10 @@ def train(
     """
     if config.epochs == 0:
         return ()
+    held_out = {}
+    if config.validation_share:
+        examples, validation = examples.split(config.validation_share, np.random.default_rng(seed))
+        held_out = {"validation_data": _arranged(model, validation), "validation_batch_size": batch_size}
     steps = -(-examples.size // batch_size) * config.epochs
     optimizer = _scheduled(config, steps)
     if isinstance(loss, LossSum):  # the outputs that have a loss, in their order: the same weights
@@ -82,19 +87,22 @@ def train(
         loss=joined([part.function for part in parts]),
         metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
     )
-    best, backup = BestWeights(), backup or TrainingBackup()
+    best, backup = BestWeights(config.patience), backup or TrainingBackup()
     done = backup.restore(model, best)
     if done < config.epochs:
         model.fit(
             **_inputs(model, examples, batch_size, (seed, done)),
+            **held_out,
             initial_epoch=done,
             epochs=config.epochs,
             verbose="auto" if progress else 0,
             shuffle=False,  # the data are shuffled already
-            callbacks=[keras.callbacks.TerminateOnNaN(), best, backup],
+            callbacks=[keras.callbacks.TerminateOnNaN(), best, backup, *config.callbacks],
         )
     if best.diverged_in is not None:
         logging.warning("%s", best.restore())
+    elif config.validation_share:
+        model.set_weights(best.weights)
     return tuple(backup.history)
 
 
@@ -111,22 +119,26 @@ def training_backup(
     """A backup for `train` with these arguments among the files of a run; `kind` names it."""
     optimizer = make_optimizer(config)
     settings = {**optimizer.get_config(), "name": type(optimizer).__name__}  # Keras counts optimisers in their names
-    schedule = (config.epochs, config.learning_rate, batch_size, seed)
+    schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation, config.validation_share)
     key = digest(model.get_weights(), examples, loss.description, settings, schedule)
     return TrainingBackup(unfinished.path(f"{kind}.npz", key), key)
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Remembers the weights after the epoch of least training loss, for the case that a later one diverges.
+    """Remembers the weights after the best epoch: of least validation loss, or training loss where there is none.
+
+    Args:
+        patience: epochs without a better one after which training stops; 0 never stops it.
 
     Attributes:
         epoch: the one remembered, counted from 1; 0 is before training.
         diverged_in: the first epoch after which loss or weights were not finite, counted from 1; None is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: int = 0) -> None:
         """Nothing remembered yet."""
         super().__init__()
+        self.patience = patience
         self.epoch, self.loss = 0, math.inf
         self.weights: list[np.ndarray] | None = None
         self.diverged_in: int | None = None
@@ -137,12 +149,14 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Remember these weights if they are the best, or stop if they are of no use."""
-        weights = self.model.get_weights()
+        weights, loss = self.model.get_weights(), logs.get("val_loss", logs["loss"])
         if not all(np.isfinite(value).all() for value in (logs["loss"], *weights)):
             logs["loss"] = math.nan
             self.diverged_in, self.model.stop_training = epoch + 1, True
-        elif logs["loss"] < self.loss:
-            self.weights, self.loss, self.epoch = weights, logs["loss"], epoch + 1
+        elif loss < self.loss:
+            self.weights, self.loss, self.epoch = weights, loss, epoch + 1
+        elif self.patience and epoch + 1 - self.epoch >= self.patience:
+            self.model.stop_training = True
 
     def restore(self) -> str:
         """Give the model the weights remembered, and say which they are."""
@@ -182,22 +196,26 @@ def _scheduled(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer
 
 
 def _inputs(model: keras.Model, examples: Examples, batch_size: int, order: tuple[int, int]) -> dict:
-    named = not isinstance(model, keras.Sequential) and isinstance(model.input, dict)
-
-    def arranged(images: Any, labels: Any) -> tuple[Any, Any]:
-        # a tuple is as good as a list, which tf.data does not know
-        return packed(model, images) if named else images, labels
-
     if not isinstance(examples, Sample):
-        return {"x": examples.rebatched(batch_size).map(arranged)}
-    arrays = (cast(model, examples.images), examples.labels)
+        return {"x": examples.rebatched(batch_size).map(lambda images, labels: (_structured(model, images), labels))}
     steps = -(-examples.size // batch_size)
-    return {"x": _epochs(arrays, batch_size, *order).map(arranged), "steps_per_epoch": steps}
+    return {"x": _epochs(_arranged(model, examples), batch_size, *order), "steps_per_epoch": steps}
 
 
-def _epochs(arrays: tuple[Arrays, Arrays], batch_size: int, seed: int, first: int) -> tf.data.Dataset:
+def _arranged(model: keras.Model, sample: Sample) -> tuple[Any, Any]:
+    """Images and labels as fit takes them."""
+    return _structured(model, cast(model, sample.images)), sample.labels
+
+
+def _structured(model: keras.Model, images: Any) -> Any:
+    """A tuple is as good as a list, which tf.data does not know."""
+    named = not isinstance(model, keras.Sequential) and isinstance(model.input, dict)
+    return packed(model, images) if named else images
+
+
+def _epochs(arrays: tuple[Any, Any], batch_size: int, seed: int, first: int) -> tf.data.Dataset:
     """Batches of all epochs from `first` on, each in an order that follows from seed and epoch alone."""
-    size = len(parts_of(arrays[0])[0])
+    size = len(tf.nest.flatten(arrays[1])[0])
 
     def order(epoch: tf.Tensor) -> tf.data.Dataset:
         places = tf.random.experimental.stateless_shuffle(tf.range(size), seed=[seed, epoch])

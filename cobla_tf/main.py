@@ -133,6 +133,18 @@ _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate", None, "Of the first step of training and fine-tuning, falls to 0 along a cosine: 0.001 if unset; "
     "for yellowfin a factor on its own rate.", 0,
 )  # fmt: skip
+_DISTILLATION = flags.DEFINE_float(
+    "distillation", FineTuneConfig.distillation, "Share of the original's outputs in what fine-tuning learns; the rest "
+    "are labels.", 0, 1,
+)  # fmt: skip
+_VALIDATION = flags.DEFINE_float(
+    "validation_share", FineTuneConfig.validation_share, "Share of the training images that fine-tuning sets apart; "
+    "the weights after the epoch that is best on them are kept.", 0, 1,
+)  # fmt: skip
+_PATIENCE = flags.DEFINE_integer(
+    "patience", FineTuneConfig.patience, "Epochs without a better one on these after which fine-tuning stops; 0: "
+    "never.", 0,
+)  # fmt: skip
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
 _BATCH_NORM = flags.DEFINE_integer(
     "batch_norm_images", Config.batch_norm_images,
@@ -230,7 +242,14 @@ def _config() -> Config:
             draws=_DRAWS.value,
             refine_iterations=_REFINE.value,
         ),
-        fine_tune=FineTuneConfig(_EPOCHS.value, _OPTIMIZER.value, _LEARNING_RATE.value),
+        fine_tune=FineTuneConfig(
+            epochs=_EPOCHS.value,
+            optimizer=_OPTIMIZER.value,
+            learning_rate=_LEARNING_RATE.value,
+            distillation=_DISTILLATION.value,
+            validation_share=_VALIDATION.value,
+            patience=_PATIENCE.value,
+        ),
         batch_size=_BATCH_SIZE.value,
         batch_norm_images=_BATCH_NORM.value,
         seed=_SEED.value,

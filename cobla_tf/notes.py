@@ -53,6 +53,15 @@ def renormalised(layers: int, frozen: int, images: int) -> list[str]:
     return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
 
 
+def chosen_epoch(history: Sequence[dict[str, float]]) -> list[str]:
+    """Which epoch of fine-tuning the weights are from, where images were set apart to tell."""
+    losses = [epoch["val_loss"] for epoch in history if math.isfinite(epoch.get("val_loss", math.nan))]
+    if not losses:
+        return []
+    best = min(range(len(losses)), key=losses.__getitem__)
+    return [f"the weights are those after epoch {best + 1} of {len(history)}, best on the training images set apart"]
+
+
 def left_from_before(folder: Path, names: Sequence[str], files: dict[str, str]) -> list[str]:
     """Which of the `names` lie in the folder though they are none of this run's `files`."""
     stale = [name for name in names if (folder / name).exists() and str(folder / name) not in files.values()]

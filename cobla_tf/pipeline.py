@@ -16,12 +16,13 @@ from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
 from cobla_tf.config import LAYERS, Config
 from cobla_tf.digest import digest
+from cobla_tf.distillation import softened
 from cobla_tf.errors import DataError
 from cobla_tf.export import Exports, FailedExportError, export_model, replace_with
 from cobla_tf.export_formats import FILE_NAMES
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
-from cobla_tf.notes import left_from_before, lost_attributes, of_one_output, renormalised, untrained
+from cobla_tf.notes import chosen_epoch, left_from_before, lost_attributes, of_one_output, renormalised, untrained
 from cobla_tf.plan import Plan, make_plan
 from cobla_tf.precision import products_in
 from cobla_tf.progress import doing
@@ -157,7 +158,7 @@ class _Run:
         if not rounded.allocation.whole.all():
             self._renormalise(compressed, plan)
         self._evaluate("compressed", lambda: self._judge(compressed, plan))
-        history = self._fine_tune(compressed, plan, unfinished)
+        history = self._fine_tune(compressed, model, plan, unfinished)
         if self.journal.replayed:
             self.notes.append(
                 f"resumed: {self.journal.replayed} losses, gradients and evaluations are of an earlier attempt; the "
@@ -225,7 +226,9 @@ class _Run:
             reestimate(model, sample, config.batch_size)
         self.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
 
-    def _fine_tune(self, model: keras.Model, plan: Plan, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
+    def _fine_tune(
+        self, model: keras.Model, original: keras.Model, plan: Plan, unfinished: Unfinished
+    ) -> tuple[dict[str, float], ...]:
         config = self.config
         if not config.fine_tune.epochs:
             return ()
@@ -233,7 +236,10 @@ class _Run:
             path = replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)
             self.files["before fine-tuning"] = str(path)
         with self.clock("fine-tuning"), products_in(plan.precision):
-            training = (model, plan.train_set, plan.loss, config.fine_tune, config.batch_size)
+            examples, loss = plan.train_set, plan.loss
+            if share := config.fine_tune.distillation:
+                examples, loss = softened(original, examples, loss, share, config.batch_size)
+            training = (model, examples, loss, config.fine_tune, config.batch_size)
             backup = training_backup(unfinished, "fine_tuning", *training, config.seed)
             history = train(*training, sys.stderr.isatty(), config.seed, backup)
         self.seconds["fine-tuning"] += backup.seconds
@@ -241,6 +247,7 @@ class _Run:
             self.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")
         if not all(np.isfinite(epoch["loss"]) for epoch in history):
             self.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
+        self.notes += chosen_epoch(history)
         self._evaluate("fine-tuned", lambda: self._judge(model, plan))
         return history
 

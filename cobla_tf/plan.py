@@ -12,6 +12,7 @@ from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import Budgets, resolve_limits
 from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, check_layers
 from cobla_tf.costs import CostTable
+from cobla_tf.distillation import check_distillation
 from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
@@ -104,6 +105,10 @@ def make_plan(
     costs = _in_multiples(sites.costs, sites.names, config.solve.rank_multiple)
     costs = add_resources(costs, sites.names, resources, [layer.name for layer in sites.skipped])
     limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)
+    if config.fine_tune.epochs and config.fine_tune.distillation:
+        check_distillation(chosen, probe, tuple(model.outputs[0].shape[1:]))
+    if config.fine_tune.validation_share and isinstance(train_set, Stream):
+        raise DataError("validation_share sets apart images that are in memory, and these are streamed; leave it at 0.")
     precision = resolve_precision(config.solve.precision)
     return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method, precision)
 

@@ -1,0 +1,82 @@
+"""Learning from the original network's outputs, beside labels or in their place.
+
+Cross-entropy and squared error are linear in what is to be learnt, or differ from that by a constant. So to weigh two
+losses is to mix their targets, and training needs nothing new.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from cobla_tf.elements import cast, forward
+from cobla_tf.errors import ConfigError
+from cobla_tf.examples import Examples, Sample, Stream
+from cobla_tf.loss import Loss, LossSum
+
+CROSS_ENTROPY = "categorical_crossentropy"
+
+
+def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, ...]) -> None:
+    """Refuse losses whose targets cannot be mixed with outputs.
+
+    Args:
+        loss: of the network.
+        probe: a few examples.
+        outputs: shape of one output of the network.
+
+    Raises:
+        ConfigError: several outputs, or a loss of logits or of labels of another shape that is no cross-entropy.
+    """
+    if isinstance(loss, LossSum):
+        raise ConfigError("distillation takes a network with one output that has a loss; set distillation to 0.")
+    plain = np.shape(probe.labels)[1:] == tuple(outputs) and not _from_logits(loss)
+    if not plain and not _is_cross_entropy(loss):
+        raise ConfigError(
+            f"distillation takes (sparse) categorical cross-entropy, or a loss whose labels look like the outputs, got "
+            f"{loss.description}; set distillation to 0."
+        )
+
+
+def softened(
+    teacher: keras.Model, examples: Examples, loss: Loss, share: float, batch_size: int
+) -> tuple[Examples, Loss]:
+    """Examples whose labels are mixed with a network's outputs, and the loss that goes with them.
+
+    Args:
+        teacher: the original network.
+        examples: images, and labels of the form that `loss` takes.
+        loss: one that `check_distillation` let pass.
+        share: of the outputs in the mixture; 1 makes labels meaningless.
+        batch_size: images a step of the teacher.
+    """
+    from_logits, classes = _from_logits(loss), _is_cross_entropy(loss)
+
+    def mixed(images: Any, labels: Any) -> Any:
+        outputs = keras.ops.cast(forward(teacher, images), "float32")
+        if classes and from_logits:
+            outputs = keras.ops.softmax(outputs)
+        if loss.labels == "sparse":
+            labels = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), outputs.shape[-1])
+        return (1 - share) * keras.ops.cast(labels, "float32") + share * outputs
+
+    chosen = loss
+    if classes:
+        function = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+        chosen = Loss(function, "one-hot", f"{loss.description}, {share:.0%} of it on the original's outputs")
+    if isinstance(examples, Stream):
+        batches = examples.rebatched(batch_size).map(lambda images, labels: (images, mixed(images, labels)))
+        return Stream(batches, examples.size), chosen
+    targets = [np.asarray(mixed(cast(teacher, images), labels)) for images, labels in examples.batches(batch_size)]
+    return Sample(examples.images, np.concatenate(targets)), chosen
+
+
+def _is_cross_entropy(loss: Loss) -> bool:
+    name = getattr(loss.function, "name", None) or getattr(loss.function, "__name__", "")
+    return loss.labels in ("sparse", "one-hot") and name.removeprefix("sparse_") == CROSS_ENTROPY
+
+
+def _from_logits(loss: Loss) -> bool:
+    """Keras' loss functions, other than its classes, take probabilities."""
+    config = loss.function.get_config() if isinstance(loss.function, keras.losses.Loss) else {}
+    return bool(config.get("from_logits", False))

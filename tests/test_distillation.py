@@ -1,0 +1,118 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import images_and_labels, small_cnn
+from test_compress import trained
+
+import cobla_tf
+from cobla_tf.config import Config, FineTuneConfig, SolveConfig
+from cobla_tf.distillation import check_distillation, softened
+from cobla_tf.errors import ConfigError, DataError
+from cobla_tf.examples import Sample, Stream
+from cobla_tf.finetune import train
+from cobla_tf.losses import resolve_loss
+
+IMAGES, LABELS = images_and_labels(50)
+QUICK = SolveConfig(iterations=2, draws=1, refine_iterations=0)
+
+
+def soft(share, labels=LABELS, probabilities=False, stream=False):
+    model = small_cnn()
+    if probabilities:
+        model = keras.Sequential([model, keras.layers.Softmax()])
+    sample = Sample(IMAGES, labels)
+    loss = resolve_loss(None, model, sample)
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(20)
+    mixed, chosen = softened(model, Stream(data, 50) if stream else sample, loss, share, 16)
+    targets = np.concatenate([part for _, part in mixed.batches(50)])
+    return np.asarray(model(IMAGES)), targets, chosen, loss
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_targets_are_labels_mixed_with_the_networks_probabilities(one_hot, stream, probabilities):
+    labels = np.eye(3, dtype="float32")[LABELS] if one_hot else LABELS
+    outputs, targets, _, _ = soft(0.25, labels, probabilities, stream)
+    own = outputs if probabilities else np.asarray(keras.ops.softmax(outputs))
+    np.testing.assert_allclose(targets, 0.75 * np.eye(3)[LABELS] + 0.25 * own, atol=1e-6)
+
+
+def test_the_loss_of_mixed_targets_is_the_mixture_of_the_losses():
+    outputs, targets, chosen, loss = soft(0.25)
+    learnt = float(chosen.total(targets, outputs))
+    own = keras.losses.categorical_crossentropy(keras.ops.softmax(outputs), outputs, from_logits=True)
+    expected = 0.75 * float(loss.total(LABELS, outputs)) + 0.25 * float(keras.ops.sum(own))
+    assert learnt == pytest.approx(expected, rel=1e-5)
+
+
+def test_squared_error_learns_the_outputs_themselves():
+    model, labels = small_cnn(), np.eye(3, dtype="float32")[LABELS]
+    loss = resolve_loss("mse", model, Sample(IMAGES, labels))
+    mixed, chosen = softened(model, Sample(IMAGES, labels), loss, 1.0, 16)
+    np.testing.assert_allclose(mixed.labels, model(IMAGES), rtol=1e-5, atol=1e-6)
+    assert chosen is loss
+
+
+def test_no_labels_are_needed_where_only_outputs_are_learnt():
+    teacher, student = trained(), small_cnn(seed=5)
+    sample = Sample(IMAGES, np.zeros(50, int))
+    loss = resolve_loss(None, teacher, sample)
+    examples, chosen = softened(teacher, sample, loss, 1.0, 16)
+    before = float(chosen.total(examples.labels, student(IMAGES)))
+    train(student, examples, chosen, FineTuneConfig(epochs=15, learning_rate=3e-3), 10, progress=False)
+    agreement = np.mean(np.argmax(student(IMAGES), -1) == np.argmax(teacher(IMAGES), -1))
+    assert float(chosen.total(examples.labels, student(IMAGES))) < before and agreement > 0.7
+
+
+def test_losses_that_cannot_be_mixed_are_refused():
+    model = small_cnn()
+    sample = Sample(IMAGES, np.eye(3, dtype="float32")[LABELS])
+    loss = resolve_loss(keras.losses.BinaryCrossentropy(from_logits=True), model, sample)
+    with pytest.raises(ConfigError, match="distillation takes"):
+        check_distillation(loss, sample, (3,))
+
+
+def test_compress_fine_tunes_on_outputs_and_keeps_the_best_epoch():
+    fine_tune = FineTuneConfig(epochs=6, distillation=0.5, validation_share=0.25, patience=1, learning_rate=0.05)
+    config = Config(solve=QUICK, fine_tune=fine_tune, batch_size=25)
+    report = cobla_tf.compress(trained(), (IMAGES, LABELS), macs=0.5, validation=(IMAGES, LABELS), config=config).report
+    losses = [epoch["val_loss"] for epoch in report.fine_tuning]
+    best = int(np.argmin(losses))
+    assert len(losses) == min(6, best + 2)
+    assert any(f"after epoch {best + 1} of {len(losses)}" in note for note in report.notes)
+
+
+def test_the_weights_after_the_best_epoch_are_those_of_the_model():
+    model, seen = small_cnn(), []
+    sample = Sample(IMAGES, LABELS)
+    spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(model.get_weights()))
+    config = FineTuneConfig(epochs=5, learning_rate=0.3, validation_share=0.2, callbacks=(spy,))
+    history = train(model, sample, resolve_loss(None, model, sample), config, 10, progress=False)
+    best = int(np.argmin([epoch["val_loss"] for epoch in history]))
+    assert best < 4, "the setting is to overshoot, so that the last epoch is not the best"
+    for kept, expected in zip(model.get_weights(), seen[best], strict=True):
+        np.testing.assert_array_equal(kept, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"patience": 2}, "set validation_share"),
+        ({"distillation": 1.5}, "distillation must be in"),
+        ({"validation_share": 1.0}, "validation_share must be in"),
+        ({"patience": -1}, "patience must be a whole number"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        FineTuneConfig(epochs=1, **settings)
+
+
+def test_streamed_images_are_not_set_apart(monkeypatch):
+    monkeypatch.setattr("cobla_tf.reading.IN_MEMORY_LIMIT", 100)
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(20)
+    config = Config(solve=QUICK, fine_tune=FineTuneConfig(epochs=1, validation_share=0.1))
+    with pytest.raises(DataError, match="leave it at 0"):
+        cobla_tf.compress(small_cnn(), data, macs=0.5, validation=(IMAGES, LABELS), config=config)
