@@ -47,7 +47,17 @@ def test_every_flag_in_the_text_exists():
         "etas",
         "seeds",
     }
-    others |= {"ranks", "output", "models", "check_input", "check_output"}
+    others |= {
+        "ranks",
+        "output",
+        "models",
+        "check_input",
+        "check_output",
+        "networks",
+        "repetitions",
+        "methods",
+        "schemes",
+    }
     assert named - others <= set(documented_flags())
 
 
