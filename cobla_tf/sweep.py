@@ -133,7 +133,8 @@ def _asked(lists: Mapping[str, Sequence[float] | None]) -> list[Budgets]:
             "macs=[0.7, 0.5, 0.3], params=[0.7, 0.5, 0.3], say."
         )
     points = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
-    return sorted(points, key=lambda point: -next(iter(point.values())))
+    points = [{name: value for name, value in point.items() if value is not None} for point in points]
+    return sorted(points, key=lambda point: -next(iter(point.values()), 0))
 
 
 def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Sequence[str]) -> None:

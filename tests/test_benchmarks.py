@@ -98,3 +98,12 @@ def test_variants_of_a_setting_end_in_a_table_and_a_plot(tmp_path):
     assert [row.split(",")[0] for row in rows] == ["variant", "all masks", "band"]
     assert all(float(field) > 0 for row in rows[1:] for field in row.split(",")[2:6])
     assert (tmp_path / "out.png").stat().st_size > 0
+
+
+def test_the_cost_of_a_gradient_is_measured_in_turn(tmp_path):
+    text, costs = smoke("gradients", tmp_path / "costs.json")
+    assert {cost["scheme"] for cost in costs} == {"spatial", "channel"}
+    for cost in costs:
+        assert set(cost["seconds"]) == {"forward", "loss", "training", "gradient"}
+        assert all(len(times) == 2 and min(times) > 0 for times in cost["seconds"].values())
+    assert "largest median ratio" in text

@@ -121,11 +121,5 @@ def test_a_sweep_prints_and_writes_its_curve(tmp_path):
     rows = (tmp_path / "cobla_out" / "curve.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [[m, b] for m in ("pos_cvx", "uniform") for b in ("0.6", "0.4")]
     assert "pos_cvx" in done.stdout and not (tmp_path / "cobla_out" / "unfinished").exists()
-    for wrong, words in (
-        (("--sweep=0.4", "--budgets=latency=2"), "--budgets cannot go with --sweep"),
-        (("--sweep=0.4,many",), "--sweep"),
-        (("--sweep=0.4", "--method=r_vbmf"), "methods that take budgets"),
-        (("--method=cobla,uniform",), "one name without --sweep"),
-    ):
-        done = run(*wrong, cwd=tmp_path)
-        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    done = run("--sweep=0.4", "--budgets=latency=2", cwd=tmp_path)
+    assert (done.returncode, "--budgets cannot go with --sweep" in done.stderr) == (2, True), done.stderr

@@ -5,6 +5,8 @@ import math
 import keras
 import numpy as np
 import pytest
+from cobla_tf.experiments.benchmarks.sweeps import compare
+from cobla_tf.experiments.smoke import trained_network
 from networks import images_and_labels
 from test_compress import trained
 
@@ -13,6 +15,7 @@ from cobla_tf.config import Config, SolveConfig
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
 from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.objective import Objective
 from cobla_tf.report import BudgetReport, Evaluation, Report
 
 QUICK = Config(solve=SolveConfig(iterations=4, draws=1, refine_iterations=2), batch_size=64, exports=("keras",))
@@ -89,11 +92,44 @@ def test_a_warm_start_is_taken_up(model):
         cobla_tf.compress(model, DATA, macs=0.4, exclude=["conv1"], validation=TEST, config=QUICK, warm=loose.warm)
 
 
+def test_an_interrupted_sweep_goes_on_where_it_was(model, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    asked, done, most, gradient = {"macs": [0.6, 0.5, 0.4]}, [], math.inf, Objective.gradient
+
+    def counted(*arguments):
+        if len(done) >= most:
+            raise Killed
+        done.append(1)
+        return gradient(*arguments)
+
+    def run(name):
+        done.clear()
+        config = dataclasses.replace(QUICK, output_dir=tmp_path / name, exports=())
+        return cobla_tf.pareto(model, DATA, validation=TEST, config=config, **asked)
+
+    monkeypatch.setattr(Objective, "gradient", counted)
+    whole = run("whole")
+    needed = len(done)
+    most = needed - 2
+    with pytest.raises(Killed):
+        run("killed")
+    most = math.inf
+    resumed = run("killed")
+    assert len(done) == 2
+    for one, other in zip(whole.points, resumed.points, strict=True):
+        assert [site.rank for site in one.report.sites] == [site.rank for site in other.report.sites]
+        assert one.result == other.result
+    assert not list((tmp_path / "killed").rglob("unfinished"))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({}, "lists of budgets"),
         ({"macs": []}, "lists of budgets"),
+        ({"macs": [0.5, None]}, "expected a budget on at least one"),
         ({"macs": [0.5, 0.4], "params": [0.5]}, "lists of budgets of one length"),
         ({"macs": [0.5], "methods": ("r_vbmf",)}, "methods that take budgets"),
         ({"macs": [0.5], "methods": ("magic",)}, "methods that take budgets"),
@@ -101,8 +137,16 @@ def test_a_warm_start_is_taken_up(model):
     ],
 )
 def test_bad_input_is_refused_before_work(model, options, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises((ConfigError, BudgetError), match=words):
         cobla_tf.pareto(model, DATA, validation=TEST, config=QUICK, **options)
+
+
+def test_the_benchmark_compares_a_sweep_with_separate_solves():
+    model, data = trained_network()
+    runs = compare(model, data, [0.6, 0.4], QUICK)
+    assert [run.way for run in runs] == ["sweep", "separate"]
+    assert runs[0].losses[0] == runs[1].losses[0]
+    assert all(len(run.losses) == 2 and run.images > 0 for run in runs)
 
 
 def test_a_sweep_of_budgets_that_all_cannot_be_met_is_an_error(model):
