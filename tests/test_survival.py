@@ -114,7 +114,7 @@ def test_other_settings_neither_read_nor_overwrite_what_is_unfinished(model, tmp
     (kept,) = (tmp_path / "unfinished").iterdir()
     content = kept.read_bytes()
     calls.done, calls.most = 0, None
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "absl")
     other = solved(model, tmp_path, seed=1)
     assert f"{kept.name}, unfinished" in caplog.text
     assert calls.done > 6
