@@ -34,7 +34,14 @@ def test_the_flags_table_is_the_programs_own_defaults_included():
 
 def test_every_flag_in_the_text_exists():
     named = set(re.findall(r"--(?:no(?=band|growing|continuation))?([a-z_]+)\b(?!\()", README + WORKSPACE))
-    others = {"help", "flagfile", "check", "durations", "maxfail"} | {"vary", "smoke", "etas", "seeds", "output"}
+    others = {"help", "flagfile", "check", "durations", "maxfail"} | {
+        "vary",
+        "smoke",
+        "etas",
+        "seeds",
+        "output",
+        "models",
+    }
     assert named - others <= set(documented_flags())
 
 
