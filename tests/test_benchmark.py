@@ -4,6 +4,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from cobla_tf.experiments.benchmarks import latency as runner
 
 import cobla_tf
 from cobla_tf import latency, speed
@@ -121,6 +122,19 @@ def test_a_latency_table_grows_with_the_rank_and_makes_a_budget(tmp_path):
     sites = find_sites(model, "spatial")
     costs = add_resources(sites.costs, sites.names, [table])
     assert costs.resources == ("macs", "params", "latency")
+
+
+def test_the_runner_compares_a_budget_on_macs_with_one_on_time(tmp_path, capsys):
+    conv = one_site()
+    pooled = keras.layers.GlobalAveragePooling2D()(conv.output)
+    keras.Model(conv.input, keras.layers.Dense(4)(pooled)).save(tmp_path / "net.keras")
+    runner.main([f"--models={tmp_path}/net.keras", "--schemes=channel", "--seconds=0", "--budget=0.6", "--sites"])
+    out = capsys.readouterr().out
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith(str(tmp_path))]
+    assert [row[2] for row in rows] == ["macs", "latency"]
+    assert float(rows[0][3]) <= 0.6
+    assert float(rows[1][4]) <= 0.6
+    assert "MACs kept" in out
 
 
 def test_the_command_writes_a_table_for_another_run(tmp_path, capsys, monkeypatch):

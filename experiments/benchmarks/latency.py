@@ -5,9 +5,11 @@ time that is kept: with a budget on MACs, and with one on a latency table that i
 weights alone; those of the networks named here are random, and only a file of your own has others.
 """
 
+import argparse
+from collections.abc import Iterator, Sequence
+
 import keras
 import numpy as np
-from absl import app, flags, logging
 
 import cobla_tf
 from cobla_tf.config import SCHEMES
@@ -16,28 +18,32 @@ from cobla_tf.models import ZOO, load_model
 from cobla_tf.texts import table
 from cobla_tf.timings import Benchmark
 
-_MODELS = flags.DEFINE_list("models", ["squeezenet_v1.1", "resnet50", "vgg16"], "Of the zoo, or files, or resnet50.")
-_SCHEMES = flags.DEFINE_list("schemes", list(SCHEMES), "Decomposition schemes.")
-_EXCLUDE = flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, in every network.")
-_BUDGET = flags.DEFINE_float("budget", 0.5, "Share of the MACs, and of the latency, to keep.", 0, 1)
-_SECONDS = flags.DEFINE_float("seconds", 10.0, "To measure, for each table and each comparison.", 0)
-_LATENCY = flags.DEFINE_bool("latency", True, "Compress to a latency budget as well.")
-_SITES = flags.DEFINE_bool("sites", False, "Show every decomposed layer too.")
-
+MODELS = "squeezenet_v1.1,resnet50,vgg16"
 HEAD = ("network", "scheme", "budget", "MACs kept", "sites' time, table", "original, ms", "compressed, ms", "time kept")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print one line as soon as it is known, and all as a table at the end."""
-    del argv
+    options = _parser().parse_args(argv)
     rows = []
-    for name in _MODELS.value:
+    for name in options.models.split(","):
         model = _load(name)
-        for scheme in _SCHEMES.value:
-            for row in _cases(name, model, scheme):
+        for scheme in options.schemes.split(","):
+            for row in _cases(name, model, scheme, options):
                 rows.append(row)
                 print(" | ".join(row), flush=True)
     print(f"\n{table(HEAD, rows, 'github', text_columns=3)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cobla_tf.experiments.benchmarks.latency")
+    parser.add_argument("--models", default=MODELS, help="of the zoo, files, or resnet50, with commas between them")
+    parser.add_argument("--schemes", default=",".join(SCHEMES), help="decomposition schemes")
+    parser.add_argument("--exclude", default="", help="patterns of layer names to leave alone, in every network")
+    parser.add_argument("--budget", default=0.5, type=float, help="share of the MACs, and of the latency, to keep")
+    parser.add_argument("--seconds", default=10.0, type=float, help="to measure, for each table and each comparison")
+    parser.add_argument("--sites", action="store_true", help="show every decomposed layer too")
+    return parser
 
 
 def _load(name: str) -> keras.Model:
@@ -47,25 +53,22 @@ def _load(name: str) -> keras.Model:
     return load_model(name, will_train=name in ZOO)
 
 
-def _cases(name: str, model: keras.Model, scheme: str) -> list[tuple[str, ...]]:
-    resources = [measure_latency(model, scheme, _EXCLUDE.value, seconds=_SECONDS.value)] if _LATENCY.value else []
-    images = np.random.default_rng(0).uniform(size=(4, *model.inputs[0].shape[1:])).astype(np.float32)
-    shared = {"scheme": scheme, "exclude": _EXCLUDE.value, "method": "pos_cvx", "resources": resources}
-    rows = []
-    for resource in ("macs", *(measured.name for measured in resources)):
-        budgets = {resource: _BUDGET.value}
-        data = images, np.zeros(len(images), np.int64)
-        result = cobla_tf.compress(model, data, validation=data, budgets=budgets, **shared)
-        before, after = time_models([model, result.model], 1, _SECONDS.value)
+def _cases(name: str, model: keras.Model, scheme: str, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    """A row for the budget on MACs, and one for that on a latency table."""
+    exclude = [pattern for pattern in options.exclude.split(",") if pattern]
+    latency = measure_latency(model, scheme, exclude, seconds=options.seconds)
+    shape = model.inputs[0].shape[1:]
+    data = np.random.default_rng(0).uniform(size=(4, *shape)).astype(np.float32), np.zeros(4, np.int64)
+    shared = {"scheme": scheme, "exclude": exclude, "method": "pos_cvx", "resources": [latency], "validation": data}
+    for resource in ("macs", latency.name):
+        result = cobla_tf.compress(model, data, budgets={resource: options.budget}, **shared)
+        before, after = time_models([model, result.model], 1, options.seconds)
         kept = {budget.resource: f"{budget.reached / budget.original:.3f}" for budget in result.report.budgets}
         times = f"{1e3 * before:.2f}", f"{1e3 * after:.2f}", f"{after / before:.3f}"
-        rows.append((name, scheme, resource, kept["macs"], kept.get("latency", "-"), *times))
-        if _SITES.value:
-            sites = compare_sites(model, result.model, images.shape[1:], _SECONDS.value)
-            print(Benchmark((), sites, 1), flush=True)
-    return rows
+        yield name, scheme, resource, kept["macs"], kept[latency.name], *times
+        if options.sites:
+            print(Benchmark((), compare_sites(model, result.model, shape, options.seconds), 1), flush=True)
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.INFO)
-    app.run(main)
+    main()
