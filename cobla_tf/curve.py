@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from cobla_tf.report import COUNTED_TITLES, Evaluation, Report
+from cobla_tf.report import COUNTED_TITLES, Report
+from cobla_tf.report_parts import Evaluation
 from cobla_tf.texts import share_text, table
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ class Curve:
     def original(self) -> Evaluation | None:
         """Of the network before compression; None where no point has a report."""
         return next((point.report.evaluations["original"] for point in self.points if point.report), None)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Exports that could not be made or trusted, and why, over all points."""
+        reports = {point.name: point.report for point in self.points if point.report}
+        return {f"{point}: {what}": why for point, report in reports.items() for what, why in report.failures.items()}
 
     def dominated(self) -> list[bool]:
         """Whether another point is at least as good in accuracy and in every resource, and better in one of them."""

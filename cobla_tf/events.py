@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cobla_tf.errors import OutputError
 from cobla_tf.export import check_writable
-from cobla_tf.report import IterationRecord
+from cobla_tf.report_parts import IterationRecord
 
 FILE = Path("tensorboard", "events.out.tfevents.solve")
 VERSION = "brain.Event:2"

@@ -41,7 +41,7 @@ class Source:
 
 def plain(model: "keras.Model") -> "keras.Model":
     """A copy that was never compiled: optimiser slots and a loss of the user's own are no part of the network."""
-    from cobla_tf.graph import transform
+    from cobla_tf.rewrite import transform
 
     return transform(model, lambda layer: None)[0] if model.compiled else model
 

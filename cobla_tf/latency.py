@@ -1,8 +1,6 @@
 """A latency table on the command line: python -m cobla_tf.latency --model=my_cnn.keras --output=costs.csv."""
 
 import argparse
-import logging as python_logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +10,18 @@ from absl import logging
 from cobla_tf.config import SCHEMES
 from cobla_tf.errors import CoblaError
 from cobla_tf.resources import write_resources
+from cobla_tf.terminal import bad_input, timed_log
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write, and say how to use it; 0, or 2 on bad input."""
     arguments = _parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    timed_log()
     try:
         _measure(arguments)
     except CoblaError as error:
-        print(f"cobla_tf: error: {error}", file=sys.stderr)
-        return 2
+        return bad_input("cobla_tf", error)
     print(f"\n{arguments.output}: use it with --resources={arguments.output} --budgets=latency=0.6")
     return 0
 

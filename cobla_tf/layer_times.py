@@ -12,11 +12,12 @@ import numpy as np
 from absl import logging
 from scipy.optimize import nnls
 
+from cobla_tf.calls import Call, record_calls
 from cobla_tf.errors import ConfigError
 from cobla_tf.export_formats import WRITERS, Source
-from cobla_tf.graph import Call, alone, record_calls
 from cobla_tf.quiet import quiet
 from cobla_tf.resources import Resource
+from cobla_tf.rewrite import alone
 from cobla_tf.runtimes import interpreter
 from cobla_tf.sites import Site, Sites, find_sites
 from cobla_tf.stopwatch import interleave

@@ -8,7 +8,7 @@ import keras
 
 from cobla_tf.elements import output_names
 from cobla_tf.loss import Loss, LossSum
-from cobla_tf.report import Evaluation
+from cobla_tf.report_parts import Evaluation
 from cobla_tf.sites import Sites
 
 DEVIATIONS = 3.0

@@ -14,7 +14,7 @@ from cobla_tf.examples import Examples, Sample
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.precision import products_in
 from cobla_tf.progress import bar
-from cobla_tf.report import Evaluation
+from cobla_tf.report_parts import Evaluation
 from cobla_tf.surgery import MaskedModel
 
 Array = np.ndarray

@@ -2,15 +2,16 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from absl import logging
 
+from cobla_tf.account import Account
 from cobla_tf.baselines.method import Method
 from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
@@ -18,18 +19,18 @@ from cobla_tf.config import LAYERS, Config
 from cobla_tf.digest import digest
 from cobla_tf.distillation import softened
 from cobla_tf.errors import DataError
-from cobla_tf.export import Exports, FailedExportError, export_model, replace_with
-from cobla_tf.export_formats import FILE_NAMES
+from cobla_tf.export import replace_with
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
-from cobla_tf.notes import chosen_epoch, left_from_before, lost_attributes, of_one_output, renormalised, untrained
+from cobla_tf.notes import chosen_epoch, lost_attributes, of_one_output, renormalised, untrained
+from cobla_tf.output import BEFORE_FINE_TUNING, write_output
 from cobla_tf.plan import Plan, make_plan
 from cobla_tf.precision import products_in
 from cobla_tf.progress import doing
-from cobla_tf.provenance import budget_reports, command, fingerprint, site_reports, versions
+from cobla_tf.provenance import fingerprint, make_report
 from cobla_tf.recorded import evaluate_recorded
-from cobla_tf.report import Evaluation, Report
-from cobla_tf.report_files import write_report
+from cobla_tf.report import Report
+from cobla_tf.report_parts import Evaluation
 from cobla_tf.resources import Resource
 from cobla_tf.result import Result
 from cobla_tf.selection import COBLA, method_name, select_ranks
@@ -38,10 +39,6 @@ from cobla_tf.speed import benchmark
 from cobla_tf.surgery import rebuild
 from cobla_tf.unfinished import Unfinished, held
 from cobla_tf.watched_solve import make_solver
-
-BEFORE_FINE_TUNING = "before_fine_tuning.keras"
-CALIBRATION = 100
-"""Training images that 8-bit exports take their ranges from."""
 
 
 def compress(
@@ -92,217 +89,144 @@ def compress(
     """
     config = config or Config()
     keras.utils.set_random_seed(config.seed)
-    budgets = merge_budgets(macs, params, budgets)
-    asked = {
-        "method": method_name(method),
-        "budgets": budgets,
+    choice = {
+        "budgets": merge_budgets(macs, params, budgets),
         "scheme": scheme,
         "exclude": list(exclude),
         "layers": layers,
     }
-    run = _Run(config, asked)
     with held(config.output_dir):
-        with run.clock("checks and decomposition"), doing("checks and decomposition"):
-            plan = make_plan(
-                model,
-                dataset,
-                budgets=budgets,
-                resources=resources,
-                scheme=scheme,
-                exclude=exclude,
-                layers=layers,
-                validation=validation,
-                loss=loss,
-                config=config,
-                method=method,
-            )
+        account = Account()
+        with account.clock("checks and decomposition"), doing("checks and decomposition"):
+            data = {"dataset": dataset, "validation": validation, "loss": loss}
+            plan = make_plan(model, **data, **choice, resources=resources, method=method, config=config)
         if warm is not None:
             warm.check(plan.sites.layout.size)
-        return run.compress(model, plan, warm)
+        return _Run(config, model, plan, {"method": method_name(method), **choice}, account).compress(warm)
 
 
 @dataclass
 class _Run:
-    """The steps of one compression, with the clock and the notes that they share."""
+    """The steps of one compression, with what they share."""
 
     config: Config
+    model: keras.Model
+    plan: Plan
     asked: dict[str, Any]
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    journal: Journal = field(default_factory=lambda: Journal(None, {}))
+    account: Account
 
-    def compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Result:
+    def compress(self, warm: WarmStart | None) -> Result:
         """Go on where an earlier attempt had come to, if there was one."""
         unfinished = Unfinished(self.config.output_dir)
         if self.config.output_dir is not None:
-            with self.clock("checks and decomposition"):
-                header = fingerprint(model, plan, self.asked, self.config)
-                self.journal = Journal(unfinished.path("solve.journal", digest(sorted(header.items()))), header)
-        with closing(self.journal):
-            result = self._compress(model, plan, warm, unfinished)
+            with self.account.clock("checks and decomposition"):
+                header = fingerprint(self.model, self.plan, self.asked, self.config)
+                journal = Journal(unfinished.path("solve.journal", digest(sorted(header.items()))), header)
+            self.account.journal = journal
+        with closing(self.account.journal):
+            result = self._compress(warm, unfinished)
         unfinished.remove()
         return result
 
-    def _compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None, unfinished: Unfinished) -> Result:
+    def _compress(self, warm: WarmStart | None, unfinished: Unfinished) -> Result:
         """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
-        self.notes += [*of_one_output(model, plan.loss), *lost_attributes(plan.sites)]
+        plan, account = self.plan, self.account
+        account.notes += [*of_one_output(self.model, plan.loss), *lost_attributes(plan.sites)]
         _log_budgets(plan)
-        self._evaluate("original", lambda: self._judge(model, plan))
-        self._judge_original(model, plan)
-        solution = self._solve(model, plan, warm) if plan.method == COBLA else self._select(model, plan)
-        rounded = solution.rounded
-        with self.clock("rebuild"):
-            compressed = rebuild(model, plan.sites, rounded.kept, rounded.scale, rounded.allocation.whole)
-        if not rounded.allocation.whole.all():
-            self._renormalise(compressed, plan)
-        self._evaluate("compressed", lambda: self._judge(compressed, plan))
-        history = self._fine_tune(compressed, model, plan, unfinished)
-        if self.journal.replayed:
-            self.notes.append(
-                f"resumed: {self.journal.replayed} losses, gradients and evaluations are of an earlier attempt; the "
+        self._judge_original()
+        solution = self._solve(warm) if plan.method == COBLA else self._select()
+        compressed = self._rebuild(solution)
+        history = self._fine_tune(compressed, unfinished)
+        if account.journal.replayed:
+            account.notes.append(
+                f"resumed: {account.journal.replayed} losses, gradients and evaluations are of an earlier attempt; the "
                 "times include theirs"
             )
-        report = self._report((model, compressed), plan, solution, history)
-        if self.config.benchmark:
-            with self.clock("benchmark"):
-                times = benchmark(model, compressed, images=plan.held_out.probe().images)
-            report = dataclasses.replace(report, benchmark=times)
-        return Result(compressed, self._write(compressed, plan, report), solution.warm)
+        report = make_report((self.model, compressed), plan, solution, history, account, self.asked, self.config)
+        report = self._timed(report, compressed)
+        if self.config.output_dir is not None:
+            report = write_output(compressed, plan, report, account, self.config)
+        return Result(compressed, report, solution.warm)
 
-    def _judge(self, model: keras.Model, plan: Plan) -> Evaluation:
-        return evaluate_recorded(self.journal, model, plan.held_out, plan.loss, self.config.batch_size)
+    def _judge(self, stage: str, model: keras.Model) -> Evaluation:
+        plan, journal, size = self.plan, self.account.journal, self.config.batch_size
+        return self.account.evaluate(stage, lambda: evaluate_recorded(journal, model, plan.held_out, plan.loss, size))
 
-    def _judge_original(self, model: keras.Model, plan: Plan) -> None:
-        original = self.evaluations["original"]
+    def _judge_original(self) -> None:
+        original = self._judge("original", self.model)
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        for note in untrained(original, model.outputs[plan.loss.place].shape[-1]):
-            logging.warning("%s", note)
-            self.notes.append(note)
+        for note in untrained(original, self.model.outputs[self.plan.loss.place].shape[-1]):
+            self.account.warn(note)
 
-    def _select(self, model: keras.Model, plan: Plan) -> Solution:
-        with self.clock("solve"):
-            solution = select_ranks(model, plan, self.config, self.journal)
+    def _select(self) -> Solution:
+        with self.account.clock("solve"):
+            solution = select_ranks(self.model, self.plan, self.config, self.account.journal)
         logging.info("%s", solution.status)
         return solution
 
-    def _solve(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Solution:
-        solver = make_solver(model, plan, self.config, self.journal, warm)
+    def _solve(self, warm: WarmStart | None) -> Solution:
+        account, held_out = self.account, self.plan.held_out
+        solver = make_solver(self.model, self.plan, self.config, account.journal, warm)
         objective = solver.objective
-        with self.clock("solve: the optimiser itself"):
+        with account.clock("solve: the optimiser itself"):
             solution = solver.run()
-        self.seconds["solve: losses and gradients"] = objective.seconds
-        self.seconds["solve: the optimiser itself"] -= objective.seconds
-        for stage, masks in (("heuristic start", solution.start), ("relaxed", solution.relaxed)):
-            self._evaluate(stage, lambda masks=masks: objective.evaluate(masks, plan.held_out))
+        account.seconds["solve: losses and gradients"] = objective.seconds
+        account.seconds["solve: the optimiser itself"] -= objective.seconds
+        account.evaluate("heuristic start", lambda: objective.evaluate(solution.start, held_out))
+        account.evaluate("relaxed", lambda: objective.evaluate(solution.relaxed, held_out))
         return solution
 
-    @contextmanager
-    def clock(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to a stage's seconds."""
-        began = self.journal.clock()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + self.journal.clock() - began
+    def _rebuild(self, solution: Solution) -> keras.Model:
+        rounded = solution.rounded
+        with self.account.clock("rebuild"):
+            whole = rounded.allocation.whole
+            compressed = rebuild(self.model, self.plan.sites, rounded.kept, rounded.scale, whole)
+        if not whole.all():
+            self._renormalise(compressed)
+        self._judge("compressed", compressed)
+        return compressed
 
-    def _evaluate(self, stage: str, run: Callable[[], Evaluation]) -> None:
-        with self.clock("evaluation"), doing(f"evaluation: {stage}"):
-            self.evaluations[stage] = run()
-        result = self.evaluations[stage]
-        accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
-        logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
-
-    def _renormalise(self, model: keras.Model, plan: Plan) -> None:
+    def _renormalise(self, model: keras.Model) -> None:
         """Re-estimate the statistics of BatchNorm layers where there are any, and measure the network before it."""
         config, norms = self.config, batch_norms(model)
         if not norms.open or not config.batch_norm_images:
             return
-        self._evaluate("rebuilt", lambda: self._judge(model, plan))
-        with self.clock("batch statistics"):
-            sample = plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
+        self._judge("rebuilt", model)
+        with self.account.clock("batch statistics"):
+            sample = self.plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
             reestimate(model, sample, config.batch_size)
-        self.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
+        self.account.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
 
-    def _fine_tune(
-        self, model: keras.Model, original: keras.Model, plan: Plan, unfinished: Unfinished
-    ) -> tuple[dict[str, float], ...]:
-        config = self.config
+    def _fine_tune(self, model: keras.Model, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
+        config, account, plan = self.config, self.account, self.plan
         if not config.fine_tune.epochs:
             return ()
         if config.output_dir is not None:
-            path = replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)
-            self.files["before fine-tuning"] = str(path)
-        with self.clock("fine-tuning"), products_in(plan.precision):
+            account.add_files({"before fine-tuning": replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)})
+        with account.clock("fine-tuning"), products_in(plan.precision):
             examples, loss = plan.train_set, plan.loss
             if share := config.fine_tune.distillation:
-                examples, loss = softened(original, examples, loss, share, config.batch_size)
+                examples, loss = softened(self.model, examples, loss, share, config.batch_size)
             training = (model, examples, loss, config.fine_tune, config.batch_size)
             backup = training_backup(unfinished, "fine_tuning", *training, config.seed)
             history = train(*training, sys.stderr.isatty(), config.seed, backup)
-        self.seconds["fine-tuning"] += backup.seconds
+        account.seconds["fine-tuning"] += backup.seconds
         if backup.restored:
-            self.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")
+            account.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")
         if not all(np.isfinite(epoch["loss"]) for epoch in history):
-            self.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
-        self.notes += chosen_epoch(history)
-        self._evaluate("fine-tuned", lambda: self._judge(model, plan))
+            account.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
+        account.notes += chosen_epoch(history)
+        self._judge("fine-tuned", model)
         return history
 
-    def _report(
-        self,
-        models: tuple[keras.Model, keras.Model],
-        plan: Plan,
-        solution: Solution,
-        history: tuple[dict[str, float], ...],
-    ) -> Report:
-        return Report(
-            model=models[0].name,
-            model_params=(models[0].count_params(), models[1].count_params()),
-            scheme=self.asked["scheme"],
-            budgets=budget_reports(plan, solution),
-            sites=site_reports(plan, solution),
-            skipped=plan.sites.skipped,
-            network=plan.sites.network,
-            iterations=solution.records,
-            qp_solver=plan.qp_solver,
-            precision=plan.precision,
-            status=solution.status,
-            evaluations=self.evaluations,
-            evaluated_on=plan.evaluated_on,
-            seed=self.config.seed,
-            config={**self.asked, **dataclasses.asdict(self.config)},
-            versions=versions(),
-            seconds=self.seconds,
-            notes=tuple(self.notes),
-            fine_tuning=history,
-            command=command(),
-        )
-
-    def _export(self, model: keras.Model, plan: Plan) -> Exports:
-        config = self.config
-        calibration = plan.train_set.draw(CALIBRATION, np.random.default_rng(config.seed))
-        shared = {"images": plan.held_out.probe().images, "calibration": calibration.images}
-        with self.clock("export"):
-            try:
-                return export_model(model, config.output_dir, config.exports, batch=config.export_batch, **shared)
-            except FailedExportError as error:  # the run has its result, and the report says what is missing
-                return error.exports
-
-    def _write(self, model: keras.Model, plan: Plan, report: Report) -> Report:
-        if self.config.output_dir is None:
+    def _timed(self, report: Report, compressed: keras.Model) -> Report:
+        """With the speed of both networks, where that was asked for."""
+        if not self.config.benchmark:
             return report
-        exports = self._export(model, plan)
-        files = {**self.files, **{name: str(path) for name, path in exports.files.items()}}
-        names = (BEFORE_FINE_TUNING, *FILE_NAMES.values())
-        notes = (*report.notes, *left_from_before(self.config.output_dir, names, files))
-        report = dataclasses.replace(
-            report, files=files, failures=exports.failures, export_checks=exports.checks, notes=notes
-        )
-        written = write_report(report, self.config.output_dir)
-        return dataclasses.replace(report, files={**files, **{name: str(path) for name, path in written.items()}})
+        with self.account.clock("benchmark"):
+            times = benchmark(self.model, compressed, images=self.plan.held_out.probe().images)
+        return dataclasses.replace(report, benchmark=times)
 
 
 def _log_budgets(plan: Plan) -> None:

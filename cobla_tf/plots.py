@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cobla_tf.report import Report, SiteReport, rank_text
+from cobla_tf.report import Report, rank_text
+from cobla_tf.report_parts import SiteReport
 
 LOSS_COLOUR = "#1f4e79"
 BUDGET_COLOURS = ("#b5651d", "#4b7f52", "#7a5195", "#8a8a8a")

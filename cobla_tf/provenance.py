@@ -1,4 +1,4 @@
-"""Parts of a report: what the solution costs, and what it takes to repeat it."""
+"""The report of a run: what the solution costs, and what it takes to repeat it."""
 
 import dataclasses
 import platform
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cobla_tf.account import Account
 from cobla_tf.config import Config
 from cobla_tf.costs import CostTable
 from cobla_tf.digest import digest
 from cobla_tf.elements import cast, forward
 from cobla_tf.plan import Plan
-from cobla_tf.report import BudgetReport, SiteReport
+from cobla_tf.report import Report
+from cobla_tf.report_parts import BudgetReport, SiteReport
 from cobla_tf.solution import Solution
 
 if TYPE_CHECKING:
@@ -25,7 +27,50 @@ if TYPE_CHECKING:
 PACKAGES = ("cobla-tf", "tensorflow", "keras", "numpy", "scipy", "mosek", "clarabel")
 
 
-def budget_reports(plan: Plan, solution: Solution) -> tuple[BudgetReport, ...]:
+def make_report(
+    models: tuple["keras.Model", "keras.Model"],
+    plan: Plan,
+    solution: Solution,
+    history: tuple[dict[str, float], ...],
+    account: Account,
+    asked: dict[str, Any],
+    config: Config,
+) -> Report:
+    """All but what follows from files and benchmarks.
+
+    Args:
+        models: the original and the compressed one.
+        plan, solution: the problem and its solution.
+        history: of fine-tuning, a record an epoch.
+        account: of the run so far; seconds and evaluations that come later are in the report, too.
+        asked: arguments of compress(), to be shown.
+        config: the other ones.
+    """
+    return Report(
+        model=models[0].name,
+        model_params=(models[0].count_params(), models[1].count_params()),
+        scheme=asked["scheme"],
+        budgets=_budget_reports(plan, solution),
+        sites=_site_reports(plan, solution),
+        skipped=plan.sites.skipped,
+        network=plan.sites.network,
+        iterations=solution.records,
+        qp_solver=plan.qp_solver,
+        precision=plan.precision,
+        status=solution.status,
+        evaluations=account.evaluations,
+        evaluated_on=plan.evaluated_on,
+        seed=config.seed,
+        config={**asked, **dataclasses.asdict(config)},
+        versions=versions(),
+        seconds=account.seconds,
+        notes=tuple(account.notes),
+        fine_tuning=history,
+        command=command(),
+    )
+
+
+def _budget_reports(plan: Plan, solution: Solution) -> tuple[BudgetReport, ...]:
     """Every resource in the user's units, whether it has a budget or not."""
     costs = plan.costs
     reached = costs.used(solution.rounded.allocation)
@@ -36,7 +81,7 @@ def budget_reports(plan: Plan, solution: Solution) -> tuple[BudgetReport, ...]:
     )
 
 
-def site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
+def _site_reports(plan: Plan, solution: Solution) -> tuple[SiteReport, ...]:
     """Every site before and after, in the order of the network."""
     allocation, costs, layout = solution.rounded.allocation, plan.costs, plan.sites.layout
     after, scales = costs.of_sites(allocation), layout.split(solution.rounded.scale)

@@ -12,7 +12,7 @@ from cobla_tf.journal import Journal
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.objective import Objective, evaluate
 from cobla_tf.progress import doing
-from cobla_tf.report import Evaluation
+from cobla_tf.report_parts import Evaluation
 
 Array = np.ndarray
 

@@ -8,7 +8,8 @@ from cobla_tf.export import check_writable, replace_with
 from cobla_tf.export_check import checks_table
 from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, save_png, sites_figure
-from cobla_tf.report import IterationRecord, Report, left_alone
+from cobla_tf.report import Report, left_alone
+from cobla_tf.report_parts import IterationRecord
 from cobla_tf.texts import table
 
 STYLE = "github"

@@ -7,15 +7,16 @@ from fnmatch import fnmatchcase
 import keras
 import numpy as np
 
+from cobla_tf.calls import Call, record_operations
 from cobla_tf.config import LAYERS, SCHEMES, check_layers
 from cobla_tf.costs import COUNTED, CostTable, kernel_costs
 from cobla_tf.decomposition import Decomposition, decompose
 from cobla_tf.errors import ConfigError, ModelError
-from cobla_tf.graph import Call, check_model, record_operations
+from cobla_tf.graph import check_model
 from cobla_tf.kinds import KINDS, Kind, channels_first, name_of
 from cobla_tf.layout import Layout
 from cobla_tf.progress import bar
-from cobla_tf.report import LayerCall, SkippedLayer
+from cobla_tf.report_parts import LayerCall, SkippedLayer
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cobla_tf.errors import ConfigError
-from cobla_tf.report import IterationRecord
+from cobla_tf.report_parts import IterationRecord
 from cobla_tf.rounding import Rounded
 from cobla_tf.sqp.bfgs import CompactBFGS
 

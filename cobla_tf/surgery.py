@@ -8,10 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from cobla_tf.calls import record_calls
 from cobla_tf.config import LAYERS, check_layers
-from cobla_tf.graph import leaf_layers, record_calls, transform
+from cobla_tf.graph import leaf_layers
 from cobla_tf.kinds import KINDS, channels_first, name_of
 from cobla_tf.layers import factor_layers, mask_layer, set_factors
+from cobla_tf.rewrite import transform
 from cobla_tf.sites import Site, Sites
 
 Array = np.ndarray

@@ -10,7 +10,7 @@ from cobla_tf.journal import Journal
 from cobla_tf.objective import Objective
 from cobla_tf.plan import Plan
 from cobla_tf.recorded import RecordedObjective
-from cobla_tf.report import IterationRecord
+from cobla_tf.report_parts import IterationRecord
 from cobla_tf.solution import WarmStart
 from cobla_tf.solve import Solver
 from cobla_tf.surgery import mask_model

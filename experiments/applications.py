@@ -65,7 +65,7 @@ def measure(name: str, size: int = SIZE, **options: Any) -> Record:
     """
     import keras
 
-    from cobla_tf.graph import record_calls
+    from cobla_tf.calls import record_calls
     from cobla_tf.sites import find_sites
 
     began = time.perf_counter()

@@ -28,7 +28,7 @@ def run(subject: "Subject", settings: Settings, folder: Path) -> None:
     from cobla_tf.experiments.page import write_page
 
     from cobla_tf.plots import shares_figure
-    from cobla_tf.report import SiteReport
+    from cobla_tf.report_parts import SiteReport
 
     records = results_of(subject, dataclasses.replace(settings, methods=("cobla",)), folder / "fig5")
     figures = {

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cobla_tf.export import replace_with
 from cobla_tf.notes import untrained
 from cobla_tf.plots import save_png
-from cobla_tf.report import Evaluation
+from cobla_tf.report_parts import Evaluation
 
 
 def write_page(

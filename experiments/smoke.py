@@ -10,6 +10,7 @@ import numpy as np
 from absl import app, flags
 
 from cobla_tf.datasets import Arrays, DataSplits
+from cobla_tf.terminal import timed_log
 
 CLASSES, SIDE, CHANNELS = 3, 8, 2
 BRIGHTER = 0.4
@@ -52,10 +53,9 @@ def _images(count: int, seed: int) -> Arrays:
 def main(argv: list[str]) -> None:
     """One runner after the other, in one process: TensorFlow takes longer to start than most of them run."""
     from cobla_tf.experiments import fig2, fig3, fig5, section52, table2, table3
-    from cobla_tf.experiments.command import quiet_but_for_progress
 
     del argv
-    quiet_but_for_progress()
+    timed_log()
     for runner in (fig2, table2, section52, fig3, table3, fig5):
         runner.EXPERIMENT.try_out(Path(flags.FLAGS.output) / runner.EXPERIMENT.name)
 

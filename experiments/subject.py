@@ -20,7 +20,7 @@ from cobla_tf.datasets import DataSplits
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.reading import as_examples
-from cobla_tf.report import SiteReport
+from cobla_tf.report_parts import SiteReport
 from cobla_tf.result import Result
 from cobla_tf.sites import Sites, find_sites
 

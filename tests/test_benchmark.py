@@ -8,8 +8,8 @@ from cobla_tf.experiments.benchmarks import latency as runner
 
 import cobla_tf
 from cobla_tf import latency, speed
+from cobla_tf.calls import record_calls
 from cobla_tf.errors import ConfigError
-from cobla_tf.graph import record_calls
 from cobla_tf.layer_times import compare_sites, measure_latency, time_models
 from cobla_tf.resources import add_resources, read_resources, write_resources
 from cobla_tf.sites import find_sites

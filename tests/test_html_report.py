@@ -14,7 +14,8 @@ from cobla_tf.page import brief_html, headlines, html_page
 from cobla_tf.page.charts import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH, interval_bars, line_chart
 from cobla_tf.page.network import network_rows, strands
 from cobla_tf.page.terms import MOST_COLUMNS, terms_chart
-from cobla_tf.report import Evaluation, LayerCall, Report
+from cobla_tf.report import Report
+from cobla_tf.report_parts import Evaluation, LayerCall
 from cobla_tf.result import Result
 from cobla_tf.timings import Benchmark, SiteTiming, Timing
 

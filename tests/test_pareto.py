@@ -16,7 +16,8 @@ from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
 from cobla_tf.errors import BudgetError, ConfigError
 from cobla_tf.objective import Objective
-from cobla_tf.report import BudgetReport, Evaluation, Report
+from cobla_tf.report import Report
+from cobla_tf.report_parts import BudgetReport, Evaluation
 
 QUICK = Config(solve=SolveConfig(iterations=4, draws=1, refine_iterations=2), batch_size=64, exports=("keras",))
 DATA, TEST = images_and_labels(200), images_and_labels(60, seed=1)

@@ -7,8 +7,9 @@ import pytest
 
 from cobla_tf.errors import OutputError
 from cobla_tf.plots import convergence_figure, sites_figure
-from cobla_tf.report import BudgetReport, Evaluation, IterationRecord, Report, SiteReport, SkippedLayer
+from cobla_tf.report import Report
 from cobla_tf.report_files import markdown, write_report
+from cobla_tf.report_parts import BudgetReport, Evaluation, IterationRecord, SiteReport, SkippedLayer
 
 
 def make_site(index, whole=False):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 from networks import small_cnn
 
-from cobla_tf.graph import record_calls, record_operations
+from cobla_tf.calls import record_calls, record_operations
 from cobla_tf.sites import find_sites
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from cobla_tf.report import Evaluation
+from cobla_tf.report_parts import Evaluation
 
 WIDTH, HEIGHT = 440, 220
 LEFT, RIGHT, TOP, BOTTOM = 58, 8, 18, 24

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cobla_tf.report import LayerCall, Report, SiteReport
+from cobla_tf.report import Report
+from cobla_tf.report_parts import LayerCall, SiteReport
 
 TALL, LOW = 44, 24
 """Height in pixels of a row with a bar, and of one without."""

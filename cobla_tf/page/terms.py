@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cobla_tf.report import SiteReport
+from cobla_tf.report_parts import SiteReport
 
 WIDTH, HEIGHT, MASK_HEIGHT = 300, 80, 40
 MOST_COLUMNS = 100

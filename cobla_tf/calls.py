@@ -1,0 +1,112 @@
+"""Every use of a layer in a Keras model, found by replaying its graph."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from cobla_tf.graph import copied, functional, is_graph, leaf_layers, symbolic
+from cobla_tf.rewrite import fresh
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a layer in a model.
+
+    Attributes:
+        layer: the layer of the given model.
+        path: names from the outermost nested model to the layer, joined by "/".
+        input_shape, output_shape: without the batch axis.
+        shares_with: path of another layer that holds one of its weights by reference; empty where there is none.
+        inputs: places in `record_operations` of what its inputs come from; the model's own inputs have none.
+    """
+
+    layer: keras.layers.Layer
+    path: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    shares_with: str = ""
+    inputs: tuple[int, ...] = ()
+
+
+def record_calls(model: keras.Model, input_shape: tuple[Any, ...] | None = None) -> list[Call]:
+    """The calls of `record_operations` that are of layers."""
+    return [call for call in record_operations(model, input_shape) if isinstance(call.layer, keras.layers.Layer)]
+
+
+def record_operations(model: keras.Model, input_shape: tuple[Any, ...] | None = None) -> list[Call]:
+    """All calls of leaf layers and of plain operations on tensors, in the order of computation, nested models opened.
+
+    Args:
+        model: a functional or Sequential model; it is not changed.
+        input_shape: replaces the model's own where that has open dimensions, without the batch axis; a tuple of shapes
+            where it has several inputs.
+    """
+    recorder = _Recorder(_shared_by_reference(model))
+    like = None
+    if input_shape is not None:
+        shapes = input_shape if len(model.inputs) > 1 else (input_shape,)
+        pairs = zip(shapes, model.inputs, strict=True)
+        like = [keras.KerasTensor((None, *shape), tensor.dtype) for shape, tensor in pairs]
+    recorder.replay(model, like, "")
+    return recorder.calls
+
+
+def _shared_by_reference(model: keras.Model) -> dict[int, str]:
+    """Layers, by id(), that hold a weight which another layer holds too, and that one's path."""
+    holders: dict[int, list[tuple[int, str]]] = {}
+    for path, layer in {id(layer): (path, layer) for path, layer in leaf_layers(model)}.values():
+        for weight in layer.weights:
+            holders.setdefault(id(weight), []).append((id(layer), path))
+    shared = (those for those in holders.values() if len(those) > 1)
+    return {key: next(path for other, path in those if other != key) for those in shared for key, _ in those}
+
+
+@dataclass
+class _Recorder:
+    shared: dict[int, str]
+    calls: list[Call] = field(default_factory=list)
+    origins: dict[int, tuple[Any, tuple[int, ...]]] = field(default_factory=dict)
+    """By id() of a tensor: the tensor, which keeps the id its own, and the calls that it comes from."""
+
+    def replay(self, model: keras.Model, like: list[Any] | None, prefix: str) -> list[Any]:
+        """Call copies of a model's layers on inputs of the shapes of `like`, its own ones by default; the outputs."""
+        view, originals = functional(model), {}
+
+        def clone(layer: Any) -> Any:
+            stand_in = fresh(layer) if is_graph(layer) else copied(layer)
+            originals[id(stand_in)] = layer
+            return stand_in
+
+        def call(stand_in: Any, *args: Any, **kwargs: Any) -> Any:
+            layer, given = originals[id(stand_in)], symbolic(args, kwargs)
+            outputs = stand_in(*args, **kwargs)
+            if is_graph(layer):
+                inner = self.replay(layer, given, f"{prefix}{layer.name}/")
+                self._link(symbolic(outputs), [self._origin(tensor) for tensor in inner])
+            elif given:
+                self._record(layer, prefix, given, symbolic(outputs))
+            return outputs
+
+        inputs = None if like is None else self._inputs(view, like)
+        return keras.models.clone_model(view, input_tensors=inputs, clone_function=clone, call_function=call).outputs
+
+    def _inputs(self, view: keras.Model, like: list[Any]) -> Any:
+        """New inputs in the form of the model's own, of the shapes of `like` and linked to what these come from."""
+        pairs = zip(like, view.inputs, strict=True)  # names, since a dict of inputs must have them as keys
+        inputs = [keras.Input(batch_shape=new.shape, dtype=new.dtype, name=old.name) for new, old in pairs]
+        self._link(inputs, [self._origin(tensor) for tensor in like])
+        return keras.tree.pack_sequence_as(view.input, inputs)
+
+    def _record(self, layer: Any, prefix: str, given: list[Any], made: list[Any]) -> None:
+        before = dict.fromkeys(place for tensor in given for place in self._origin(tensor))
+        shapes = tuple(given[0].shape[1:]), tuple(made[0].shape[1:])
+        self._link(made, [(len(self.calls),)] * len(made))
+        shared = self.shared.get(id(layer), "")
+        self.calls.append(Call(layer, prefix + layer.name, *shapes, shared, tuple(before)))
+
+    def _origin(self, tensor: Any) -> tuple[int, ...]:
+        return self.origins.get(id(tensor), (tensor, ()))[1]
+
+    def _link(self, tensors: list[Any], origins: list[tuple[int, ...]]) -> None:
+        self.origins.update((id(t), (t, origin)) for t, origin in zip(tensors, origins, strict=True))

@@ -1,0 +1,170 @@
+"""What a command line asks for: a network and data by name, made ready for compress() or pareto()."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from absl import logging
+
+from cobla_tf.config import Config, FineTuneConfig, check_layers
+from cobla_tf.errors import ConfigError
+from cobla_tf.quiet import quiet
+
+if TYPE_CHECKING:
+    import keras
+
+    from cobla_tf.curve import Curve
+    from cobla_tf.datasets import DataSplits
+    from cobla_tf.report import Report
+    from cobla_tf.resources import Resource
+    from cobla_tf.unfinished import Unfinished
+
+
+@dataclass(frozen=True)
+class Job:
+    """Values of the flags of the same names, and what the others add up to."""
+
+    model: str | None
+    weights: str | None
+    dataset: str | None
+    data_dir: str | None
+    preprocessing: str
+    macs: str | None
+    params: str | None
+    resources: str | None
+    budgets: Sequence[str]
+    sweep: Sequence[str]
+    method: Sequence[str]
+    scheme: str
+    layers: Sequence[str]
+    exclude: Sequence[str]
+    loss: str | None
+    pretrain_epochs: int
+    config: Config
+
+    def run(self) -> "Report | Curve":
+        """Do it, with the output folder held; what needs no TensorFlow is checked first.
+
+        Raises:
+            CoblaError: bad input.
+        """
+        from cobla_tf.unfinished import held
+
+        with held(self.config.output_dir):
+            self._check_names()
+            from cobla_tf.resources import read_resources
+
+            resources = read_resources(self.resources) if self.resources else ()
+            asked = self._sweep() if self.sweep else self._budgets(resources)
+            return self._run(asked, {"resources": resources, "layers": check_layers(self.layers)})
+
+    def _check_names(self) -> None:
+        missing = [f"--{name}" for name in ("model", "dataset") if getattr(self, name) is None]
+        if missing:
+            raise ConfigError(
+                f"expected {' and '.join(missing)}: model and data set are both needed, from a flagfile or the command "
+                "line; --help tells their forms."
+            )
+
+    def _budgets(self, resources: Sequence["Resource"]) -> dict[str, Any]:
+        """The arguments budgets and method of compress(), checked as far as is possible without the model."""
+        from cobla_tf.budgets import merge_budgets, parse_budget, parse_budgets
+        from cobla_tf.selection import check_method
+
+        if len(self.method) != 1:
+            raise ConfigError(f"--method must be one name without --sweep, got {','.join(self.method) or 'none'}.")
+        macs, params = parse_budget("--macs", self.macs), parse_budget("--params", self.params)
+        budgets = merge_budgets(macs, params, parse_budgets("--budgets", self.budgets))
+        check_method(self.method[0], budgets, [resource.name for resource in resources])
+        return {"budgets": budgets, "method": self.method[0]}
+
+    def _sweep(self) -> dict[str, Any]:
+        """The arguments macs, params and methods of pareto(), checked likewise."""
+        from cobla_tf.budgets import parse_budget
+        from cobla_tf.sweep import check_sweep
+
+        if self.budgets:
+            raise ConfigError("--budgets cannot go with --sweep, which sets MACs and params; pareto() takes any.")
+        budgets = [parse_budget("--sweep", text) for text in self.sweep]
+        check_sweep(self.method, [{"macs": budget, "params": budget} for budget in budgets], ())
+        return {"macs": budgets, "params": budgets, "methods": self.method}
+
+    def _run(self, asked: dict[str, Any], checked: dict[str, Any]) -> "Report | Curve":
+        logging.info("devices: %s", ", ".join(_devices()))
+        from cobla_tf.pipeline import compress
+        from cobla_tf.sweep import pareto
+        from cobla_tf.unfinished import Unfinished
+
+        model, data = self._load()
+        arguments = {
+            "dataset": data.train,
+            "validation": data.test,
+            "scheme": self.scheme,
+            "exclude": self.exclude,
+            "loss": self.loss,
+            "config": self.config,
+            **checked,
+        }
+        unfinished = Unfinished(self.config.output_dir)
+        if self.pretrain_epochs:
+            loosest = {"budgets": {name: max(asked[name]) for name in ("macs", "params")}} if self.sweep else asked
+            arguments |= self._pretrained(model, {**arguments, **loosest}, unfinished)
+        outcome = pareto(model, **asked, **arguments) if self.sweep else compress(model, **asked, **arguments).report
+        unfinished.remove()
+        return outcome
+
+    def _load(self) -> tuple["keras.Model", "DataSplits"]:
+        import keras
+
+        from cobla_tf.datasets import load_dataset
+        from cobla_tf.export import check_exports
+        from cobla_tf.graph import check_model
+        from cobla_tf.models import load_model
+
+        check_exports(self.config.exports)
+        keras.utils.set_random_seed(self.config.seed)
+        model = load_model(self.model, self.weights, will_train=self.pretrain_epochs > 0)
+        check_model(model)
+        shape = tuple(model.inputs[0].shape[1:])
+        choice = {"data_dir": self.data_dir, "preprocessing": self.preprocessing, "seed": self.config.seed}
+        with _warnings_only():
+            data = load_dataset(self.dataset, image_shape=shape, **choice)
+        logging.info("%s", data.description)
+        return model, data
+
+    def _pretrained(self, model: "keras.Model", arguments: dict[str, Any], unfinished: "Unfinished") -> dict[str, Any]:
+        """Train the model in place, after all checks of compress(); the data as they were read, for no second pass."""
+        from cobla_tf.export import replace_with
+        from cobla_tf.finetune import train, training_backup
+        from cobla_tf.plan import make_plan
+
+        config, tuned = self.config, self.config.fine_tune
+        plan = make_plan(model, **arguments)
+        schedule = FineTuneConfig(self.pretrain_epochs, tuned.optimizer, tuned.learning_rate)
+        logging.info("training %s for %d epochs", model.name, self.pretrain_epochs)
+        training = (model, plan.train_set, plan.loss, schedule, config.batch_size)
+        backup = training_backup(unfinished, "pretraining", *training, config.seed)
+        train(*training, sys.stderr.isatty(), config.seed, backup)
+        path = replace_with(config.output_dir / "pretrained.keras", model.save)
+        logging.info("the trained network lies in %s", path)
+        return {"dataset": plan.train_set, "validation": plan.held_out}
+
+
+def _devices() -> list[str]:
+    with quiet():
+        import tensorflow as tf
+
+        return [device.name for device in tf.config.list_logical_devices()]
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    """tensorflow-datasets tells every step of reading through the same logger."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,104 @@
+"""What a report is made of: a site, a layer, an iteration, an evaluation, a budget; no TensorFlow."""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One site before and after, kernels only; `rank` is None where it was kept whole, and `reason` says why.
+
+    `before` and `after` map each resource ('macs', 'params', ...) to what the site costs in it. For each term of its
+    decomposition, `singular_values` in descending order, the relaxed `masks` (empty where nothing was optimised) and
+    the `scales` in the compressed network: 0 where the term was dropped, else positive.
+    """
+
+    name: str
+    scheme: str
+    kernel_shape: tuple[int, ...]
+    rank: int | None
+    full_rank: int
+    before: dict[str, float]
+    after: dict[str, float]
+    reason: str = ""
+    singular_values: tuple[float, ...] = ()
+    masks: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One use of a layer in the original network, and the places in `Report.network` of the calls it reads from."""
+
+    name: str
+    kind: str
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A layer that is no site, and why."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """One SQP iteration: its own seconds, the run's gradients and loss-only values so far, used / limit by resource.
+
+    `loss` is that on the sample, `judged` that on training images that no gradient sees (NaN where there are none), and
+    `images` counts each image once for every gradient that was taken on it.
+
+    `prices` holds the multipliers of the budget rows: by how much about the loss on the sample would fall if a budget
+    were wider by one per cent of the original cost; empty where no budget was in play. `ranks` holds the sums of the
+    sites' masks; empty where the ranks are fixed.
+    """
+
+    phase: str
+    iteration: int
+    loss: float
+    judged: float
+    predicted_decrease: float
+    step: float
+    budget_use: dict[str, float]
+    seconds: float
+    gradients: int
+    values: int
+    images: int
+    qp_residual: float
+    prices: dict[str, float] = field(default_factory=dict)
+    ranks: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and accuracy in [0, 1] (None where the task has none) over `examples` examples."""
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % confidence interval of the accuracy; None where there is none."""
+        if self.accuracy is None or not math.isfinite(self.accuracy) or self.examples < 1:
+            return None
+        from scipy.stats import binomtest
+
+        correct = round(self.accuracy * self.examples)
+        interval = binomtest(correct, self.examples).proportion_ci(0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class BudgetReport:
+    """Cost of all sites for one resource ('macs', 'params', ...); `limit` None means that no budget was set.
+
+    Counted resources have whole numbers; those of the user's own are in the user's units.
+    """
+
+    resource: str
+    original: float
+    limit: float | None
+    reached: float

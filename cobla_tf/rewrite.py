@@ -1,0 +1,90 @@
+"""Copies of Keras models in which some layers are replaced by others."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from cobla_tf.graph import copied, functional, is_graph, symbolic
+
+Layers = Sequence[keras.layers.Layer]
+
+
+def transform(
+    model: keras.Model, replace: Callable[[keras.layers.Layer], Layers | None]
+) -> tuple[keras.Model, dict[int, keras.layers.Layer]]:
+    """A copy of a model in which some layers are replaced by chains of layers.
+
+    Args:
+        model: a functional or Sequential model; it is not changed and shares no weights with the copy.
+        replace: for a leaf layer of `model`, the layers that stand in its place (called one after the other, built
+            on the way), or None to copy it with its weights. Called once a layer, shared layers included.
+
+    Returns:
+        the new functional model, and the copied layers by id() of their originals.
+    """
+    rewriter = _Rewriter(replace)
+    copy = rewriter.rewrite(model)
+    rewriter.copy_weights()
+    return copy, {key: stand_in for key, (_, stand_in) in rewriter.copies.items()}
+
+
+def alone(layers: Layers, input_shape: tuple[int, ...]) -> keras.Model:
+    """A model of copies of some layers, one after the other.
+
+    Args:
+        layers: each with one input and one output; they are not changed.
+        input_shape: of the first, without the batch axis.
+    """
+    images = outputs = keras.Input(input_shape)
+    for layer in layers:
+        copy = copied(layer)
+        outputs = copy(outputs)
+        copy.set_weights(layer.get_weights())
+    return keras.Model(images, outputs)
+
+
+def fresh(model: keras.Model) -> keras.Model:
+    """A copy of a model's graph, with weights of its own as they are before any training."""
+    return _Rewriter(lambda _: None).rewrite(model)
+
+
+@dataclass
+class _Rewriter:
+    replace: Callable[[keras.layers.Layer], Layers | None]
+    chains: dict[int, Layers] = field(default_factory=dict)
+    copies: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+
+    def rewrite(self, model: keras.Model) -> keras.Model:
+        copy = keras.models.clone_model(functional(model), clone_function=self._clone, call_function=self._call)
+        if not model.trainable:
+            copy.trainable = False
+        return copy
+
+    def copy_weights(self) -> None:
+        for layer, copy in self.copies.values():
+            if not is_graph(layer) and getattr(layer, "weights", None):
+                copy.set_weights(layer.get_weights())
+                if hasattr(copy, "finalize_state"):  # Normalization computes with constants made from its weights
+                    copy.finalize_state()
+
+    def _clone(self, layer: Any) -> Any:
+        if id(layer) in self.chains:
+            return layer
+        if id(layer) not in self.copies:
+            chain = None if is_graph(layer) or not isinstance(layer, keras.layers.Layer) else self.replace(layer)
+            if chain is not None:
+                self.chains[id(layer)] = chain
+                return layer
+            self.copies[id(layer)] = (layer, self.rewrite(layer) if is_graph(layer) else copied(layer))
+        return self.copies[id(layer)][1]
+
+    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        chain = self.chains.get(id(layer))
+        if chain is None:
+            return layer(*args, **kwargs)
+        (outputs,) = symbolic(args, kwargs)
+        for step in chain:
+            outputs = step(outputs)
+        return outputs

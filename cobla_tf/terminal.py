@@ -1,0 +1,73 @@
+"""How the commands of this package behave on a terminal: one sentence on bad input, exit codes, a log with times."""
+
+import logging as python_logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+from cobla_tf.errors import CoblaError, ConfigError
+from cobla_tf.flagfiles import resolve_flagfiles
+
+HELP = frozenset({"help", "helpfull", "helpshort", "helpxml", "h", "?"})
+BAD_INPUT = 2
+
+
+def run_with_flags(name: str, main: Callable[[list[str]], int | None], argv: list[str]) -> NoReturn:
+    """Parse flags, flagfiles included, call `main`, and end the process with what it returns.
+
+    It ends with 2 and one sentence on bad input, and with 128 and the signal's number on SIGINT and SIGTERM.
+
+    Args:
+        name: of the command, in front of its sentences.
+        main: as for absl.app.run.
+        argv: the command line, the program's own name first.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app.run(main, argv=resolve_flagfiles(argv), flags_parser=_parse)
+    except CoblaError as error:
+        sys.exit(bad_input(name, error))
+    except KeyboardInterrupt as stop:
+        print(f"{name}: stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(128 + (stop.args or (signal.SIGINT,))[0])
+    except SystemExit:
+        if HELP & given(argv):  # absl takes a wish for help for a failure
+            sys.exit(0)
+        raise
+
+
+def bad_input(name: str, error: CoblaError) -> int:
+    """Print what is wrong; the exit code."""
+    print(f"{name}: error: {error}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def given(argv: Sequence[str]) -> set[str]:
+    """Names of the flags on a command line."""
+    return {argument.split("=")[0].lstrip("-") for argument in argv[1:] if argument.startswith("-")}
+
+
+def timed_log() -> None:
+    """A line with the time for each step; TensorFlow's own lines only where something is wrong."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise ConfigError(f"{error}; --help lists all flags.") from error
+    if rest[1:]:
+        raise ConfigError(f"expected flags only, got {rest[1:]}; --help lists them.")
+    return rest
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Python comes to this between two batches: what it waits for in TensorFlow is finished first."""
+    raise KeyboardInterrupt(number)
