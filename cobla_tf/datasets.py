@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cobla_tf.errors import DataError
+from cobla_tf.examples import Stream
 from cobla_tf.image_source import EncodedSplit, ImageSource, folder_source
 from cobla_tf.preprocessing import check_preprocessing, preprocess
 from cobla_tf.reading import IN_MEMORY_LIMIT
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 Arrays = tuple[np.ndarray, np.ndarray]
-Images = Union[Arrays, "tf.data.Dataset"]
+Images = Arrays | Stream
 
 MEMORY_LIMIT = IN_MEMORY_LIMIT
 """Bytes of decoded images up to which a data set is held as arrays."""
@@ -32,8 +33,9 @@ class DataSplits:
     """A data set as a run takes it.
 
     Attributes:
-        train, test: both (images [n, h, w, c], labels int64 [n]) arrays in a fixed order, or both a tf.data.Dataset of
-            such batches, train reshuffled in every pass. Images are float32, or uint8 where 'none' leaves them so.
+        train, test: both (images [n, h, w, c], labels int64 [n]) arrays in a fixed order, or both a stream of such
+            batches, in which train has an order for each epoch. Images are float32, or uint8 where 'none' leaves them
+            so.
         classes: number of classes.
         description: one line: name, origin and sizes.
     """
@@ -108,7 +110,7 @@ def load_dataset(
     if pixels * np.dtype(decoding.dtype).itemsize <= MEMORY_LIMIT:
         train, test = (_arrays(split, decoding, source.origin) for split in (source.train, source.test))
     else:
-        train, test = _batches(source.train, decoding, seed), _batches(source.test, decoding, None)
+        train, test = _stream(source.train, decoding, seed), _stream(source.test, decoding, None)
     return DataSplits(train, test, source.classes, _describe(source.origin, source.train.count, source.test.count))
 
 
@@ -150,14 +152,20 @@ def _arrays(split: EncodedSplit, decoding: Decoding, origin: str) -> Arrays:
     return images, labels
 
 
-def _batches(split: EncodedSplit, decoding: Decoding, seed: int | None) -> "tf.data.Dataset":
-    """The split as batches, decoded anew in every pass."""
+def _stream(split: EncodedSplit, decoding: Decoding, seed: int | None) -> Stream:
+    """The split, decoded anew in every pass; without a seed always in the order of its files."""
     import tensorflow as tf
 
-    scaled = decoding.images(split.files(seed)).map(
-        lambda pixels, labels: (preprocess(pixels, decoding.preprocessing), labels), tf.data.AUTOTUNE
-    )
-    return scaled.apply(tf.data.experimental.assert_cardinality(-(-split.count // BATCH))).prefetch(tf.data.AUTOTUNE)
+    def batches(order: tf.Tensor | None) -> tf.data.Dataset:
+        scaled = decoding.images(split.files(order)).map(
+            lambda pixels, labels: (preprocess(pixels, decoding.preprocessing), labels), tf.data.AUTOTUNE
+        )
+        whole = scaled.apply(tf.data.experimental.assert_cardinality(-(-split.count // BATCH)))
+        return whole.prefetch(tf.data.AUTOTUNE)
+
+    if seed is None:
+        return Stream(batches(None), split.count)
+    return Stream(batches(tf.constant([seed, 0], tf.int64)), split.count, batches)
 
 
 def _readable(split: EncodedSplit, decoding: Decoding, origin: str) -> Iterator[Arrays]:

@@ -65,8 +65,7 @@ def softened(
         function = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
         chosen = Loss(function, "one-hot", f"{loss.description}, {share:.0%} of it on the original's outputs")
     if isinstance(examples, Stream):
-        batches = examples.rebatched(batch_size).map(lambda images, labels: (images, mixed(images, labels)))
-        return Stream(batches, examples.size), chosen
+        return examples.mapped(lambda images, labels: (images, mixed(images, labels)), batch_size), chosen
     targets = [np.asarray(mixed(cast(teacher, images), labels)) for images, labels in examples.batches(batch_size)]
     return Sample(examples.images, np.concatenate(targets)), chosen
 

@@ -1,6 +1,6 @@
 """Images and labels, as arrays or as a stream too large to hold."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,8 @@ SAMPLE_LIMIT = 2**33
 """Bytes of images in one sample of a stream: a sample is evaluated many times, and so held."""
 SHUFFLE_BUFFER = 4096
 PROBE = 64
+DRAWN = 64
+"""Images in a batch from which samples of a stream are put together."""
 
 
 @dataclass(frozen=True)
@@ -108,24 +110,55 @@ class Stream:
     Attributes:
         dataset: of (images, labels) batches.
         size: number of examples.
+        ordered: makes it anew, all examples in an order that follows from the argument alone, an int64 tensor [2];
+            None where the data set has an order of its own, pass for pass.
     """
 
     dataset: Any
     size: int
-    _endless: Iterator[Batch] | None = field(default=None, repr=False)
+    ordered: Callable[[Any], Any] | None = None
+    _endless: Iterator[Batch] | None = field(default=None, init=False, repr=False)
 
     @cached_property
     def digest(self) -> bytes:
         """What stands for the data set as far as is known without a pass: its size and its first few examples."""
         return digest(self.size, self.probe())
 
-    def rebatched(self, batch_size: int) -> Any:
-        """The dataset in batches of another size."""
-        return self.dataset.unbatch().batch(batch_size)
-
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """One pass."""
-        return iter(self.rebatched(batch_size).as_numpy_iterator())
+        return iter(_rebatched(self.dataset, batch_size).as_numpy_iterator())
+
+    def epochs(self, batch_size: int, seed: int, first: int = 0) -> Any:
+        """A tf.data.Dataset of batches without end: passes from number `first` on, none of their batches of two.
+
+        The order in a pass follows from the seed and its number alone. That of a data set with an order of its own
+        follows from how often it was begun: it is begun `first` times more, which reads nothing.
+        """
+        import tensorflow as tf
+
+        if self.ordered is None:
+            for _ in range(first):
+                iter(self.dataset)
+            return _rebatched(self.dataset, batch_size).repeat()
+
+        @tf.autograph.experimental.do_not_convert
+        def one(number: tf.Tensor) -> tf.data.Dataset:
+            return _rebatched(self.ordered(tf.stack([tf.constant(seed, tf.int64), number])), batch_size)
+
+        return tf.data.Dataset.range(first, tf.int64.max).flat_map(one).prefetch(tf.data.AUTOTUNE)
+
+    def mapped(self, function: Callable[[Any, Any], Any], batch_size: int) -> "Stream":
+        """The stream with each batch (images, labels) of this size put through a function."""
+
+        def mapped(dataset: Any) -> Any:
+            return _rebatched(dataset, batch_size).map(function)
+
+        ordered = None if self.ordered is None else lambda order: mapped(self.ordered(order))
+        return Stream(mapped(self.dataset), self.size, ordered)
+
+    def afresh(self) -> "Stream":
+        """The stream before anything was drawn from it."""
+        return Stream(self.dataset, self.size, self.ordered)
 
     def probe(self) -> Sample:
         """The first few examples, to look at their form."""
@@ -148,8 +181,7 @@ class Stream:
     def draw(self, count: int, rng: np.random.Generator) -> Sample:
         """The next `count` examples of an endless shuffled pass, in memory."""
         if self._endless is None:
-            shuffled = self.dataset.unbatch().shuffle(SHUFFLE_BUFFER, seed=int(rng.integers(2**31))).repeat()
-            self._endless = shuffled.as_numpy_iterator()
+            self._endless = self._shuffled(int(rng.integers(2**31))).as_numpy_iterator()
         first, count = next(self._endless), min(count, self.size)
         held = Sample(*(each(lambda part: np.empty((count, *np.shape(part)), part.dtype), one) for one in first))
         _place(held, 0, first)
@@ -157,12 +189,22 @@ class Stream:
             _place(held, i, next(self._endless))
         return held
 
+    def _shuffled(self, seed: int) -> Any:
+        """Single examples, pass after pass."""
+        if self.ordered is None:
+            return self.dataset.unbatch().shuffle(SHUFFLE_BUFFER, seed=seed).repeat()
+        return self.epochs(DRAWN, seed).unbatch()
+
     def reserve(self, count: int, rng: np.random.Generator) -> tuple["Stream", Sample]:
         """(this stream, its next `count` examples): these come again only after a whole pass."""
         return self, self.draw(count, rng)
 
 
 Examples = Sample | Stream
+
+
+def _rebatched(dataset: Any, batch_size: int) -> Any:
+    return dataset.unbatch().batch(batch_size)
 
 
 def _place(held: Sample, i: int, element: Batch) -> None:

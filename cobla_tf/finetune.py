@@ -65,7 +65,8 @@ def train(
             weights after the epoch that was best on them.
         batch_size: images a step.
         progress: whether to show Keras' progress bar.
-        seed: of the order of the examples in each epoch; a stream has its own.
+        seed: of the order of the examples in each epoch, which follows from it and the epoch's number alone; a stream
+            may have an order of its own.
         backup: where the state after every epoch is kept, and from which training goes on; None keeps none.
 
     Returns:
@@ -78,20 +79,12 @@ def train(
         examples, validation = examples.split(config.validation_share, np.random.default_rng(seed))
         held_out = {"validation_data": _arranged(model, validation), "validation_batch_size": batch_size}
     steps = -(-examples.size // batch_size) * config.epochs
-    optimizer = _scheduled(config, steps)
-    if isinstance(loss, LossSum):  # the outputs that have a loss, in their order: the same weights
-        model = keras.Model(model.input, tuple(model.outputs[place] for place in loss.places))
-    parts = loss.parts if isinstance(loss, LossSum) else (loss,)
-    model.compile(
-        optimizer=optimizer,
-        loss=joined([part.function for part in parts]),
-        metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
-    )
+    model = _compiled(model, loss, _scheduled(config, steps))
     best, backup = BestWeights(config.patience), backup or TrainingBackup()
     done = backup.restore(model, best)
     if done < config.epochs:
         model.fit(
-            **_inputs(model, examples, batch_size, (seed, done)),
+            **_inputs(model, examples, batch_size, seed, done),
             **held_out,
             initial_epoch=done,
             epochs=config.epochs,
@@ -195,11 +188,27 @@ def _scheduled(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer
     return optimizer
 
 
-def _inputs(model: keras.Model, examples: Examples, batch_size: int, order: tuple[int, int]) -> dict:
-    if not isinstance(examples, Sample):
-        return {"x": examples.rebatched(batch_size).map(lambda images, labels: (_structured(model, images), labels))}
-    steps = -(-examples.size // batch_size)
-    return {"x": _epochs(_arranged(model, examples), batch_size, *order), "steps_per_epoch": steps}
+def _compiled(model: keras.Model, loss: Loss | LossSum, optimizer: keras.optimizers.Optimizer) -> keras.Model:
+    """The model, or one of the same weights with only those outputs that have a loss."""
+    if isinstance(loss, LossSum):
+        model = keras.Model(model.input, tuple(model.outputs[place] for place in loss.places))
+    parts = loss.parts if isinstance(loss, LossSum) else (loss,)
+    model.compile(
+        optimizer=optimizer,
+        loss=joined([part.function for part in parts]),
+        metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
+    )
+    return model
+
+
+def _inputs(model: keras.Model, examples: Examples, batch_size: int, seed: int, first: int) -> dict[str, Any]:
+    """All epochs as one endless data set, cut by its true size: Keras warns of others that they end too early."""
+    if isinstance(examples, Sample):
+        batches = _epochs(_arranged(model, examples), batch_size, seed, first)
+    else:
+        epochs = examples.epochs(batch_size, seed, first)
+        batches = epochs.map(lambda images, labels: (_structured(model, images), labels))
+    return {"x": batches, "steps_per_epoch": -(-examples.size // batch_size)}
 
 
 def _arranged(model: keras.Model, sample: Sample) -> tuple[Any, Any]:

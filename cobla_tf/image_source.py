@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ class EncodedSplit:
     """Image files of one split, not decoded yet.
 
     Attributes:
-        files: makes a tf.data.Dataset of (bytes of a jpg or png, int64 label), shuffled by a seed, in order at None.
+        files: makes a tf.data.Dataset of (bytes of a jpg or png, int64 label), in an order that follows from an int64
+            tensor [2] alone, in that of the files at None.
         count: number of images.
         paths: of the image files, in order; empty where they lie in records.
     """
 
-    files: Callable[[int | None], "tf.data.Dataset"]
+    files: Callable[["tf.Tensor | None"], "tf.data.Dataset"]
     count: int
     paths: tuple[str, ...] = ()
 
@@ -83,14 +85,35 @@ def _folder_split(split: Path, classes: list[str]) -> EncodedSplit:
         paths += images
         labels += [label] * len(images)
 
-    def files(seed: int | None) -> "tf.data.Dataset":
+    return EncodedSplit(_Listing(paths, labels).files, len(paths), tuple(paths))
+
+
+@dataclass
+class _Listing:
+    """Image files and their classes."""
+
+    paths: list[str]
+    labels: list[int]
+
+    @cached_property
+    def tensors(self) -> "tuple[tf.Tensor, tf.Tensor]":
+        """Held once, however many orders there are."""
         import tensorflow as tf
 
-        listed = tf.data.Dataset.from_tensor_slices((paths, tf.constant(labels, tf.int64)))
-        ordered = listed if seed is None else listed.shuffle(len(paths), seed=seed)
-        return ordered.map(lambda path, label: (tf.io.read_file(path), label), tf.data.AUTOTUNE, deterministic=True)
+        with tf.init_scope():
+            return tf.constant(self.paths), tf.constant(self.labels, tf.int64)
 
-    return EncodedSplit(files, len(paths), tuple(paths))
+    def files(self, order: "tf.Tensor | None") -> "tf.data.Dataset":
+        import tensorflow as tf
+
+        places, (paths, labels) = tf.range(len(self.paths)), self.tensors
+        if order is not None:
+            places = tf.random.experimental.stateless_shuffle(places, order)
+
+        def read(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.io.read_file(paths[place]), labels[place]
+
+        return tf.data.Dataset.from_tensor_slices(places).map(read, tf.data.AUTOTUNE, deterministic=True)
 
 
 def _subfolders(root: Path) -> list[Path]:

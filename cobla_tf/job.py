@@ -1,8 +1,7 @@
 """What a command line asks for: a network and data by name, made ready for compress() or pareto()."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +128,7 @@ class Job:
         check_model(model)
         shape = tuple(model.inputs[0].shape[1:])
         choice = {"data_dir": self.data_dir, "preprocessing": self.preprocessing, "seed": self.config.seed}
-        with _warnings_only():
-            data = load_dataset(self.dataset, image_shape=shape, **choice)
+        data = load_dataset(self.dataset, image_shape=shape, **choice)
         logging.info("%s", data.description)
         return model, data
 
@@ -157,14 +155,3 @@ def _devices() -> list[str]:
         import tensorflow as tf
 
         return [device.name for device in tf.config.list_logical_devices()]
-
-
-@contextmanager
-def _warnings_only() -> Iterator[None]:
-    """tensorflow-datasets tells every step of reading through the same logger."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(min(verbosity, logging.WARNING))
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

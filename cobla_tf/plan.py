@@ -10,7 +10,7 @@ from absl import logging
 
 from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import Budgets, resolve_limits
-from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, check_layers
+from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, FineTuneConfig, check_layers
 from cobla_tf.costs import CostTable
 from cobla_tf.distillation import check_distillation
 from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
@@ -80,15 +80,7 @@ def make_plan(
     Raises:
         CoblaError: see there.
     """
-    if config.output_dir is not None:
-        check_exports(config.exports)
-        check_writable(config.output_dir)
-    check_layers(layers)
-    check_resources(resources)
-    check_method(method, budgets, [resource.name for resource in resources])
-    if scheme == AUTO:
-        check_auto(method, takes_budgets(method), resources)
-    make_optimizer(config.fine_tune)
+    _check_choices(budgets, resources, scheme, layers, method, config)
     qp_solver = resolve_solver(config.solve.qp_solver) if method == COBLA else "none"
     check_model(model)
     train_set, held_out, evaluated_on = _split(dataset, validation, config.seed, form_of(model, loss))
@@ -105,12 +97,38 @@ def make_plan(
     costs = _in_multiples(sites.costs, sites.names, config.solve.rank_multiple)
     costs = add_resources(costs, sites.names, resources, [layer.name for layer in sites.skipped])
     limits = resolve_limits(costs, budgets) if takes_budgets(method) else np.full(len(costs.resources), np.inf)
-    if config.fine_tune.epochs and config.fine_tune.distillation:
-        check_distillation(chosen, probe, tuple(model.outputs[0].shape[1:]))
-    if config.fine_tune.validation_share and isinstance(train_set, Stream):
-        raise DataError("validation_share sets apart images that are in memory, and these are streamed; leave it at 0.")
+    _check_fine_tuning(config.fine_tune, model, train_set, probe, chosen)
     precision = resolve_precision(config.solve.precision)
     return Plan(train_set, held_out, evaluated_on, sites, costs, limits, chosen, qp_solver, method, precision)
+
+
+def _check_choices(
+    budgets: Budgets,
+    resources: Sequence[Resource],
+    scheme: str,
+    layers: str | Sequence[str],
+    method: str | Method,
+    config: Config,
+) -> None:
+    """What needs neither model nor data."""
+    if config.output_dir is not None:
+        check_exports(config.exports)
+        check_writable(config.output_dir)
+    check_layers(layers)
+    check_resources(resources)
+    check_method(method, budgets, [resource.name for resource in resources])
+    if scheme == AUTO:
+        check_auto(method, takes_budgets(method), resources)
+    make_optimizer(config.fine_tune)
+
+
+def _check_fine_tuning(
+    config: FineTuneConfig, model: keras.Model, train_set: Examples, probe: Sample, loss: Loss | LossSum
+) -> None:
+    if config.epochs and config.distillation:
+        check_distillation(loss, probe, tuple(model.outputs[0].shape[1:]))
+    if config.validation_share and isinstance(train_set, Stream):
+        raise DataError("validation_share sets apart images that are in memory, and these are streamed; leave it at 0.")
 
 
 def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Examples, Examples, str]:

@@ -72,11 +72,30 @@ def _read(dataset: Any, name: str, form: Form) -> Examples:
         raise DataError(f"expected batches of (images, labels), got elements of the form {spec}.")
     if int(dataset.cardinality()) == -1:
         raise DataError(f"{name} repeats without end; expected a finite dataset: leave out .repeat().")
-    return _keep(dataset if arranged == spec else dataset.map(form.arrange), name)
+    arranged = dataset if arranged == spec else dataset.map(form.arrange)
+    size = _known_size(arranged)
+    if size is not None and size * _known_bytes(arranged) > IN_MEMORY_LIMIT:
+        return Stream(arranged, size)
+    return _keep(arranged, name)
+
+
+def _known_size(dataset: Any) -> int | None:
+    """Number of examples where it is known without a pass, which is where all batches are of one known length."""
+    batches = int(dataset.cardinality())
+    lengths = {part.shape[0] if part.shape.rank else None for one in dataset.element_spec for part in parts_of(one)}
+    if batches < 0 or len(lengths) != 1 or None in lengths:
+        return None
+    return batches * lengths.pop()
+
+
+def _known_bytes(dataset: Any) -> int:
+    """Bytes of one example's images; 0 where they are of no known shape."""
+    parts = parts_of(dataset.element_spec[0])
+    return sum((part.shape[1:].num_elements() or 0) * part.dtype.size for part in parts)
 
 
 def _keep(dataset: Any, name: str) -> Examples:
-    """Read into memory until the limit; count on without keeping beyond it."""
+    """Read into memory until the limit; beyond it count on without keeping."""
     parts: list[Batch] = []
     held, count = 0, 0
     for images, labels in dataset.as_numpy_iterator():

@@ -85,7 +85,6 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Jo
     Raises:
         BudgetError: the limits cannot be met.
     """
-
     rival, budgeted = _rival(plan.method), np.isfinite(plan.limits)
     costs, limits = (plan.costs.take(budgeted), plan.limits[budgeted]) if rival.budgeted else (plan.costs, None)
     status = f"ranks by {plan.method} ({rival.source})" if isinstance(plan.method, str) else f"ranks by {rival.source}"

@@ -2,6 +2,8 @@
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from absl import logging
@@ -16,6 +18,18 @@ SHUFFLE_BUFFER = 4096
 """Encoded images among which the next one is drawn, after the shuffling of whole files."""
 
 
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    """tensorflow-datasets tells every step of reading through the logger of this package."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@_warnings_only()
 def tfds_source(name: str, data_dir: str | None, channels: int) -> ImageSource:
     """The prepared data set of that name; looks at the disk only and reads one image a split.
 
@@ -34,9 +48,8 @@ def tfds_source(name: str, data_dir: str | None, channels: int) -> ImageSource:
         logging.warning("%s has images of %s channels, the model takes %d: converted.", name, shape[-1], channels)
 
     def split(part: str) -> EncodedSplit:
-        return EncodedSplit(
-            lambda seed: _records(builder, part, image, label, seed), builder.info.splits[part].num_examples
-        )
+        count = builder.info.splits[part].num_examples
+        return EncodedSplit(lambda order: _records(builder, part, image, label, order), count)
 
     labelled = [part for part in builder.info.splits if _is_labelled(name, split(part))]
     test = pick_test(labelled, f"{name} of tensorflow-datasets", "labelled splits")
@@ -105,18 +118,21 @@ def _image_and_label(name: str, info: Any) -> tuple[str, str]:
     return image, label
 
 
-def _records(builder: Any, split: str, image: str, label: str, seed: int | None) -> "tf.data.Dataset":
+@_warnings_only()
+def _records(builder: Any, split: str, image: str, label: str, order: "tf.Tensor | None") -> "tf.data.Dataset":
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    examples = builder.as_dataset(
-        split=split,
-        shuffle_files=seed is not None,
-        decoders={image: tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(shuffle_seed=seed, try_autocache=False),
-    )
+    seed = None
+    if order is not None:
+        seed = tf.random.stateless_uniform([], order, None, None, tf.int64)
+        if not tf.executing_eagerly():
+            tf.random.set_seed(1)  # of this graph only: tf.data takes no tensor for a seed beside a global seed of 0
+    reading = tfds.ReadConfig(shuffle_seed=seed, shuffle_reshuffle_each_iteration=False, try_autocache=False)
+    decoders = {image: tfds.decode.SkipDecoding()}
+    examples = builder.as_dataset(split=split, shuffle_files=seed is not None, decoders=decoders, read_config=reading)
     files = examples.map(lambda example: (example[image], tf.cast(example[label], tf.int64)))
-    return files if seed is None else files.shuffle(SHUFFLE_BUFFER, seed=seed)
+    return files if seed is None else files.shuffle(SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False)
 
 
 def _is_labelled(name: str, split: EncodedSplit) -> bool:

@@ -116,7 +116,7 @@ class Subject:
         train = train or self.train
         result = cobla_tf.compress(
             self.model,
-            Stream(train.dataset, train.size) if isinstance(train, Stream) else train,  # from its beginning
+            train.afresh() if isinstance(train, Stream) else train,
             budgets=budgets,
             scheme=scheme,
             exclude=self.exclude,

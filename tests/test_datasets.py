@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -102,27 +103,45 @@ def test_resizing_keeps_the_centre_and_the_proportions(tmp_path):
     np.testing.assert_array_equal(image, 200)
 
 
+def _epochs(stream, first, count, batch_size=4):
+    """The images of some epochs, a list of batches each."""
+    batches, steps = stream.epochs(batch_size, seed=0, first=first).as_numpy_iterator(), -(-stream.size // batch_size)
+    return [[next(batches)[0] for _ in range(steps)] for _ in range(count)]
+
+
 def test_a_large_set_comes_as_shuffled_batches_of_the_same_images(folder, monkeypatch):
     arrays = _load(folder, preprocessing="caffe")
     monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
     monkeypatch.setattr(datasets, "BATCH", 4)
     batched, again = _load(folder, preprocessing="caffe"), _load(folder, preprocessing="caffe")
-    passes = [np.concatenate([x for x, _ in batched.train.as_numpy_iterator()]) for _ in range(2)]
-    assert len(batched.train) == 2 and passes[0].dtype == np.float32
+    assert (batched.train.size, batched.test.size) == (6, 2)
+    passes = [np.concatenate(images) for images in _epochs(batched.train, 0, 2)]
+    assert passes[0].dtype == np.float32
     for images in passes:
         assert {x.tobytes() for x in images} == {x.tobytes() for x in arrays.train[0]}
-    np.testing.assert_array_equal(passes[0], np.concatenate([x for x, _ in again.train.as_numpy_iterator()]))
+    np.testing.assert_array_equal(passes[1], np.concatenate(_epochs(again.train, 1, 1)[0]))
     assert (passes[0] != passes[1]).any()
-    np.testing.assert_array_equal(next(batched.test.as_numpy_iterator())[0], arrays.test[0])
+    np.testing.assert_array_equal(next(batched.test.batches(4))[0], arrays.test[0])
 
 
 @pytest.mark.parametrize("limit", [0, datasets.MEMORY_LIMIT])
 def test_prepared_records_are_read_and_an_unlabelled_split_is_passed_over(tiny_dir, monkeypatch, limit):
     monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
     splits = _load("cobla_tiny", data_dir=tiny_dir)
-    images, labels = splits.test if limit else next(splits.test.as_numpy_iterator())
+    images, labels = splits.test if limit else next(splits.test.batches(10))
     assert splits.classes == 3 and sorted(labels) == sorted(index % 3 for index in range(10))
     assert {x.tobytes() for x in images} == {_pixels(index).tobytes() for index in range(10)}
+
+
+def test_epochs_of_prepared_records_follow_from_their_number(tiny_dir, monkeypatch):
+    monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
+    keras.utils.set_random_seed(0)
+    first, second, third = _epochs(_load("cobla_tiny", data_dir=tiny_dir).train, 0, 3)
+    (again,) = _epochs(_load("cobla_tiny", data_dir=tiny_dir).train, 2, 1)
+    np.testing.assert_array_equal(np.concatenate(third), np.concatenate(again))
+    orders = [[image.tobytes() for image in np.concatenate(images)] for images in (first, second, third)]
+    assert orders[0] != orders[1] != orders[2]
+    assert {frozenset(order) for order in orders} == {frozenset(_pixels(index).tobytes() for index in range(10))}
 
 
 def test_records_of_another_size_are_resized_as_a_whole(tiny_dir):

@@ -51,6 +51,40 @@ def test_a_set_above_the_memory_limit_is_streamed(monkeypatch):
         stream.check_draw(9)
 
 
+def test_a_set_whose_size_is_known_is_not_read_to_count_it(monkeypatch):
+    def never(place):
+        raise AssertionError(place)
+
+    unread = tf.data.Dataset.range(20).map(
+        lambda place: (tf.ensure_shape(tf.py_function(never, [place], tf.float32), (4, 4, 1)), place)
+    )
+    monkeypatch.setattr(reading, "IN_MEMORY_LIMIT", 20)
+    assert as_examples(unread.batch(8, drop_remainder=True)).size == 16
+
+
+@pytest.mark.parametrize("own_order", [True, False])
+def test_epochs_go_on_at_any_of_them_in_the_same_order(own_order):
+    def stream():
+        data = tf.data.Dataset.range(10)
+        if own_order:
+            return Stream(data.shuffle(10, seed=1).map(lambda place: (place, place)).batch(3), 10)
+        shuffle = tf.random.experimental.stateless_shuffle
+        pairs = tf.data.Dataset.zip(data, data)
+        return Stream(
+            pairs.batch(3), 10, lambda order: pairs.batch(10).map(lambda *both: (shuffle(both[0], order),) * 2)
+        )
+
+    def labels(first, steps):
+        return [batch.tolist() for _, batch in stream().epochs(4, 5, first).take(steps).as_numpy_iterator()]
+
+    whole = labels(0, 9)
+    epochs = [[*first, *second, *last] for first, second, last in (whole[:3], whole[3:6], whole[6:])]
+    assert [len(batch) for batch in whole] == [4, 4, 2] * 3
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert labels(2, 3) == whole[6:]
+
+
 @pytest.mark.parametrize(
     ("dataset", "sentence"),
     [

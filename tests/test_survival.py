@@ -21,6 +21,7 @@ import cobla_tf
 from cobla_tf.config import Config, FineTuneConfig, SolveConfig
 from cobla_tf.errors import OutputError
 from cobla_tf.events import FILE
+from cobla_tf.examples import Stream
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
 from cobla_tf.losses import resolve_loss
@@ -228,7 +229,12 @@ def dropping_cnn():
     return keras.Sequential([keras.Input((10, 10, 2)), *layers, keras.layers.Flatten(), keras.layers.Dense(3)])
 
 
-def tuned(folder, monkeypatch, most, epochs=4):
+def streamed():
+    data = tf.data.Dataset.from_tensor_slices(images_and_labels(50))
+    return Stream(data.shuffle(50, seed=1).batch(16), 50)
+
+
+def tuned(folder, monkeypatch, most, epochs=4, make=lambda: as_examples(images_and_labels(50))):
     """Train, and be killed at batch `most`; the model and its history."""
     batches = []
 
@@ -238,7 +244,7 @@ def tuned(folder, monkeypatch, most, epochs=4):
             raise Killed
 
     monkeypatch.setattr(keras.callbacks.TerminateOnNaN, "on_batch_end", count)
-    model, examples = dropping_cnn(), as_examples(images_and_labels(50))
+    model, examples = dropping_cnn(), make()
     unfinished = Unfinished(folder)
     arguments = (
         model,
@@ -266,6 +272,16 @@ def test_training_goes_on_at_the_last_epoch_as_if_nothing_had_been(tmp_path, mon
     for one, other in zip(model.optimizer.variables, whole.optimizer.variables, strict=True):
         np.testing.assert_array_equal(one, other)
     assert tuned(tmp_path, monkeypatch, None)[1:] == (history, 0)
+
+
+def test_training_on_a_stream_goes_on_in_the_same_order(tmp_path, monkeypatch, recwarn):
+    whole, history, _ = tuned(None, monkeypatch, None, make=streamed)
+    assert tuned(tmp_path, monkeypatch, 10, make=streamed) is None  # in the third epoch of four batches
+    model, again, batches = tuned(tmp_path, monkeypatch, None, make=streamed)
+    assert batches == 8
+    assert again == history
+    assert same_weights(model, whole)
+    assert not [warning for warning in recwarn if "ran out of data" in str(warning.message)]
 
 
 def test_a_damaged_backup_gives_way_to_the_one_before(tmp_path, monkeypatch, caplog):
