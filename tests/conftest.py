@@ -2,5 +2,27 @@
 
 import os
 
+import pytest
+from absl.testing import flagsaver
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs the command line from an empty folder, in this process, since TensorFlow takes longer to start than most.
+
+    It returns the exit code, and what was printed on stdout and stderr.
+    """
+    from cobla_tf import main
+
+    def run(*flags):
+        monkeypatch.chdir(tmp_path)
+        for what in ("cobla_tf.terminal.signal.signal", "absl.logging.use_absl_handler"):  # they would outlast the test
+            monkeypatch.setattr(what, lambda *_: None)
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+            main.run(["main", *flags])
+        return end.value.code, *capsys.readouterr()
+
+    return run
