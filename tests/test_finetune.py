@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from cobla_tf.experiments.benchmarks.optimizers import compare
 
 from cobla_tf.config import FineTuneConfig
 from cobla_tf.errors import ConfigError
@@ -102,3 +103,16 @@ def test_best_weights_are_of_the_least_loss_not_of_the_last_epoch():
     assert best.diverged_in == 4
     assert "epoch 4; the weights after epoch 2, the best (loss 0.5), are kept" in best.restore()
     assert model.get_weights()[0] == 2.0
+
+
+def test_the_benchmark_compares_optimisers_from_the_same_weights():
+    model = small_cnn()
+    data = tuple(as_examples(images_and_labels(count, seed=count)) for count in (60, 40))
+    before, rates = model.get_weights(), {"first": 0.01, "same": 0.01, "slow": 1e-4}
+    first, same, slow = compare(
+        model, data, {name: (keras.optimizers.SGD(), rate) for name, rate in rates.items()}, 2, 32
+    )
+    assert len(first.losses) == 2
+    assert (first.losses, first.loss, first.accuracy) == (same.losses, same.loss, same.accuracy)
+    assert first.loss != slow.loss
+    assert all(map(np.array_equal, before, model.get_weights()))
