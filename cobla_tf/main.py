@@ -131,7 +131,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 0, "Epochs of fine-tuning after compres
 _OPTIMIZER = flags.DEFINE_string("optimizer", "adam", "yellowfin, or any Keras optimiser by name.")
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate", None, "Of the first step of training and fine-tuning, falls to 0 along a cosine: 0.001 if unset; "
-    "for yellowfin a factor on its own rate.", 0,
+    "for yellowfin a factor on its own rate, 1 if unset.", 0,
 )  # fmt: skip
 _DISTILLATION = flags.DEFINE_float(
     "distillation", FineTuneConfig.distillation, "Share of the original's outputs in what fine-tuning learns; the rest "
