@@ -136,8 +136,8 @@ class FineTuneConfig:
     optimizer: Any = "adam"
     """A Keras optimiser, of which a copy is used, or its name, or 'yellowfin', which tunes itself."""
     learning_rate: float | None = None
-    """Of the first step; it falls to zero along a half cosine. For YellowFin it is a factor on its own rate. None is
-    1e-3, and leaves YellowFin as it is."""
+    """Of the first step; it falls to zero along a half cosine. For YellowFin it is a factor on its own rate. None
+    is that of the optimiser given, whose own schedule stays; of one given by name 1e-3, and 1 for YellowFin."""
     distillation: float = 0.0
     """Share of the original network's outputs in what is learnt; the rest are labels. 1 needs no labels."""
     validation_share: float = 0.0

@@ -23,7 +23,7 @@ from cobla_tf.yellowfin import YellowFin
 CLIP_NORM = 1.0
 """Global gradient norm: the first steps after a coarse approximation are otherwise the largest of all."""
 LEARNING_RATE = 1e-3
-"""Of the first step, where nothing else is said and the optimiser does not tune itself."""
+"""Of the first step of an optimiser named without one."""
 
 
 def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
@@ -173,19 +173,28 @@ def _optimizer_class(name: object) -> type[keras.optimizers.Optimizer]:
     return known[wanted]
 
 
+def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def _tunes_itself(optimizer: keras.optimizers.Optimizer) -> bool:
-    return isinstance(getattr(optimizer, "inner_optimizer", optimizer), YellowFin)
+    return isinstance(_inner(optimizer), YellowFin)
 
 
 def _scheduled(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer:
-    """The optimiser with its learning rate falling to zero along a half cosine, unless YellowFin is left to its own."""
+    """The optimiser with its learning rate falling to zero along a half cosine, unless it has a schedule of its own."""
     optimizer = make_optimizer(config)
-    rate = config.learning_rate
-    if rate is None and not _tunes_itself(optimizer):
-        rate = LEARNING_RATE
-    if rate is not None:
+    rate = config.learning_rate or _own_rate(config, optimizer)
+    if isinstance(rate, float):
         optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     return optimizer
+
+
+def _own_rate(config: FineTuneConfig, optimizer: keras.optimizers.Optimizer) -> Any:
+    """Of the first step where none is asked for: a number, or the description of a schedule."""
+    if isinstance(config.optimizer, str) and not _tunes_itself(optimizer):
+        return LEARNING_RATE
+    return _inner(optimizer).get_config()["learning_rate"]
 
 
 def _compiled(model: keras.Model, loss: Loss | LossSum, optimizer: keras.optimizers.Optimizer) -> keras.Model:
