@@ -113,7 +113,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(flags, sentence, refused):
 
 @pytest.mark.parametrize(("flag", "sentence"), [("--macs=half", "--macs must be"), ("--macs=0.0001", "smallest")])
 def test_a_process_that_is_given_bad_input_prints_nothing_else_and_ends_with_2(flag, sentence, tmp_path):
-    done = run("--pretrain_epochs=0", "--verbosity=-1", flag, cwd=tmp_path)
+    done = run("--verbosity=-1", flag, cwd=tmp_path)
     assert done.returncode == 2
     (error,) = done.stderr.splitlines()
     assert error.startswith("cobla_tf: error: ") and sentence in error
