@@ -6,30 +6,21 @@ import numpy as np
 
 from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.errors import BudgetError
-from cobla_tf.knapsack import Choices, solve
+from cobla_tf.knapsack import Choices, Proved, solve
 from cobla_tf.limits import cheapest_within
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Optimum:
-    """The best ranks, and how far that is proved.
+class Optimum(Proved):
+    """The best ranks, and how far that is proved; the value is the sum over the sites.
 
     Attributes:
         allocation: within the budgets.
-        value: the sum over the sites.
-        bound: no allocation within the budgets has a larger value.
     """
 
     allocation: Allocation
-    value: float
-    bound: float
-
-    @property
-    def gap(self) -> float:
-        """bound - value: 0 where the optimum is proved, up to the rounding of float64 (1e-12)."""
-        return self.bound - self.value
 
 
 def allocate(values: list[Array], costs: CostTable, limits: Array, saturation: bool = True) -> Optimum:
@@ -52,7 +43,7 @@ def allocate(values: list[Array], costs: CostTable, limits: Array, saturation: b
     ranks = np.concatenate([site.ranks for site in sites])[solution.picks]
     whole = ranks == 0
     allocation = Allocation(np.where(whole, costs.full_ranks, ranks).astype(np.int64), whole)
-    return Optimum(allocation, solution.value, solution.bound)
+    return Optimum(solution.value, solution.bound, allocation)
 
 
 @dataclass(frozen=True)

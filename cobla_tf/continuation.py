@@ -62,7 +62,7 @@ class Continuation:
         """
         first = min(-np.log(FIRST_FACTOR) / np.log(np.max(self.used / self.limits)), 1.0)
         level, notch, taken, refused = 0.0, first, 0, 0
-        judge = self.loop.judge
+        judge = self.loop.evaluations.judge
         self.loop.use_judge(None)  # points on the way are no answers
         self.loop.move_rows(self._at(0.0))
         self.loop.run(1)  # a line search first: it tells how far the measured curvature can be trusted
@@ -84,5 +84,5 @@ class Continuation:
 
     def _allowed(self, predicted: float) -> float:
         """Increase that a notch may cost; none is too much where the loss is that of a constant output already."""
-        gap = self.constant_loss - self.loop.loss
+        gap = self.constant_loss - self.loop.at.loss
         return np.inf if gap <= 0 else min(max(OVERSHOOT * predicted, DRIFT * gap), MOST * gap)

@@ -4,28 +4,29 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from absl import logging
 
 from cobla_tf.band import Band, heuristic_band, open_band
-from cobla_tf.baselines import METHODS
 from cobla_tf.config import SolveConfig
-from cobla_tf.continuation import Continuation, budget_between
-from cobla_tf.costs import Allocation, CostTable
+from cobla_tf.continuation import Continuation
+from cobla_tf.costs import CostTable
 from cobla_tf.errors import SolverError
 from cobla_tf.examples import Examples
 from cobla_tf.layout import Layout
 from cobla_tf.objective import Objective
 from cobla_tf.qp import solve as solve_qp
+from cobla_tf.region import Region
 from cobla_tf.report import IterationRecord
 from cobla_tf.rounding import LEAST_SCALE, Rounded, round_by_model, round_masks
 from cobla_tf.sampling import SampledLoss
 from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import Iteration, SQPSettings
 from cobla_tf.sqp.loop import SQP
+from cobla_tf.start import ONES, Start
 
 Array = np.ndarray
 
@@ -33,10 +34,6 @@ LARGEST_SCALE = 10.0
 """Upper bound of a kept term's scale once the ranks are fixed: far above what the loss ever asks for."""
 TOLERANCE = 1e-3
 """Of the loss, a predicted decrease that is not worth another gradient."""
-CHANCE = 0.5
-"""A start has lost its way if it is further than this from the original's loss to that of a constant output."""
-LOOSER = (0.75, 0.5, 0.25)
-"""Where to look for a better start: budgets as these powers of the target's share."""
 
 
 @dataclass
@@ -88,125 +85,83 @@ class Solver:
             config.growing,
             self.rng,
         )
-        heuristic = self._heuristic(self.limits)
-        start, whole = self._start(heuristic)
-        relaxed, whole = self._relax(start, whole, self._band(heuristic))
+        self.start = Start(config.start, self.oracle, self.sigmas, self.costs, self.limits)
+        self.region = Region(self.costs, self.layout, self._band())
+        relaxed, whole = self._relax(self._first_masks(), self.start.allocation.whole)
         rounded = self._refine(self._round(relaxed, whole))
         warm = WarmStart(relaxed, self.loop.bfgs)
-        return Solution(
-            self.layout.leading(heuristic.ranks), relaxed, rounded, "; ".join(self.status), tuple(self.records), warm
-        )
+        return Solution(self.start.masks, relaxed, rounded, "; ".join(self.status), tuple(self.records), warm)
 
-    def _heuristic(self, limits: Array) -> Allocation:
-        if self.config.start == "ones":
-            return Allocation(self.costs.full_ranks, self.costs.cheapest(limits).whole)
-        return METHODS[self.config.start](self.sigmas, self.costs, limits)
+    def _first_masks(self) -> Array:
+        if self.warm:
+            return self.warm.masks
+        near = self.config.continuation and self.config.start != ONES
+        return self.start.above_chance() if near else self.start.masks
 
-    def _start(self, heuristic: Allocation) -> tuple[Array, Array]:
-        """Masks and whole sites to start from, at looser budgets where the heuristic's are near chance."""
-        masks = self.warm.masks if self.warm else self.layout.leading(heuristic.ranks)
-        if self.warm or self.config.start == "ones" or not self.config.continuation:
-            return masks, heuristic.whole
-        self.values += 2
-        original, loss = self.oracle.value(np.ones(self.layout.size)), self.oracle.value(masks)
-        chance = original + CHANCE * (self.constant_loss - original)
-        for power in LOOSER:
-            if loss <= chance:
-                break
-            masks = self._looser(heuristic, power)
-            self.values += 1
-            loss = self.oracle.value(masks)
-            logging.info("start at the budgets to the power %.2f: loss %.3f, chance is above %.3f", power, loss, chance)
-        return masks, heuristic.whole
-
-    @cached_property
-    def constant_loss(self) -> float:
-        """Loss of the original's mean output for every image: that of a network that sees nothing."""
-        self.values += 1
-        return self.oracle.constant_loss(np.ones(self.layout.size))
-
-    def _looser(self, heuristic: Allocation, power: float) -> Array:
-        """A heuristic's masks at looser budgets, with no site whole that is not whole at the target."""
-        allocation = self._heuristic(budget_between(self.costs.totals().astype(float), self.limits, power))
-        ranks = np.where(
-            allocation.whole & ~heuristic.whole, np.maximum(self.costs.saturation_ranks() - 1, 1), allocation.ranks
-        )
-        return self.layout.leading(np.where(heuristic.whole, self.costs.full_ranks, ranks))
-
-    def _band(self, heuristic: Allocation) -> Band:
-        if self.config.band and self.config.start != "ones":
-            return heuristic_band(self.sigmas, self.costs, self.limits, self.layout.leading(heuristic.ranks))
+    def _band(self) -> Band:
+        if self.config.band and self.config.start != ONES:
+            return heuristic_band(self.sigmas, self.costs, self.limits, self.start.masks)
         return open_band(self.layout)
 
-    def _relax(self, masks: Array, whole: Array, band: Band) -> tuple[Array, Array]:
+    def _relax(self, masks: Array, whole: Array) -> tuple[Array, Array]:
         """Solve Eq. 8; keep sites that come out saturated whole, and solve again with what that frees."""
-        self.loop = self._loop(self._constraints(self.limits, whole, band))
+        self.loop = self._loop(self.region.constraints(self.limits, whole))
         self.loop.bfgs = deepcopy(self.warm.bfgs) if self.warm else None
         for phase in range(1, len(self.sigmas) + 2):
             self.phase, self.whole = f"solve {phase}", whole
             try:
-                masks = self._solve(masks, whole, band)
+                masks = self._solve(masks, whole)
             except SolverError as error:
                 if phase == 1:
                     raise
                 self.status.append(f"solve {phase}: left out: {error}")
                 break
-            saturated = self.costs.settle(np.floor(self.layout.sums(masks) + 1e-6).astype(np.int64), whole).whole
+            saturated = self.region.saturated(masks, whole)
             if (saturated == whole).all():
                 break
             logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
             whole = saturated
         return masks, whole
 
-    def _solve(self, masks: Array, whole: Array, band: Band) -> Array:
+    def _solve(self, masks: Array, whole: Array) -> Array:
         loop = self.loop
-        loop.constraints = self._constraints(self.limits, whole, band)
+        loop.constraints = self.region.constraints(self.limits, whole)
         if (loop.constraints.lower == loop.constraints.upper).all():
             self.status.append(f"{self.phase}: nothing left to decide")
             return loop.constraints.clip(masks)
         loop.begin(masks)
-        if self.config.continuation and loop.constraints.violated(loop.x):
-            self._come_down(whole, band)
+        if self.config.continuation and loop.constraints.violated(loop.at.x):
+            self._come_down(whole)
         result = loop.run()
         self.status.append(f"{self.phase}: {result.status}")
         return result.x
 
-    def _come_down(self, whole: Array, band: Band) -> None:
+    def _come_down(self, whole: Array) -> None:
         phase, self.phase = self.phase, "continuation"
-        used = self._used(self.loop.x, whole)
+        used = self.region.used(self.loop.at.x, whole)
         way = Continuation(
-            self.loop, lambda limits: self._constraints(limits, whole, band), used, self.limits, self.constant_loss
+            self.loop,
+            lambda limits: self.region.constraints(limits, whole),
+            used,
+            self.limits,
+            self.start.constant_loss,
         )
         self.status.append(f"continuation: {way.run()}")
         self.phase = phase
 
-    def _used(self, masks: Array, whole: Array) -> Array:
-        """Cost of relaxed masks, float64 [R]."""
-        return self.costs.of_sites(Allocation(self.layout.sums(masks), whole)).sum(axis=1)
-
-    def _constraints(self, limits: Array, whole: Array, band: Band) -> Constraints:
-        """Budget rows as shares of the original cost, less what whole sites take; their masks are fixed at one."""
-        scale = self.costs.totals()
-        fixed = self.layout.spread(whole)
-        rows = np.where(fixed, 0, self.layout.spread(self.costs.per_rank)) / scale[:, None]
-        taken = np.where(whole, self.costs.original, self.costs.base).sum(axis=1)
-        lower, upper = np.where(fixed, 1.0, band.lower), np.where(fixed, 1.0, band.upper)
-        return Constraints(rows, (limits - taken) / scale, lower, upper)
-
     def _loop(self, constraints: Constraints) -> SQP:
         return SQP(
-            oracle=self.oracle,
+            evaluations=Evaluations(self.oracle, self.oracle.judge if self.oracle.judges else None),
             constraints=constraints,
             settings=SQPSettings(self.config.iterations, self.config.memory, tolerance=TOLERANCE),
             solve_qp=lambda program: solve_qp(program, self.qp_solver),
             on_iteration=self._record,
             curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,
-            judge=self.oracle.judge if self.oracle.judges else None,
             clock=self.clock,
         )
 
     def _record(self, step: Iteration) -> None:
-        used = self._used(step.x, self.whole) if self.cost is None else self.cost
+        used = self.region.used(step.x, self.whole) if self.cost is None else self.cost
         shares = {name: float(share) for name, share in zip(self.costs.resources, used / self.limits, strict=True)}
         entry = IterationRecord(
             phase=self.phase,
@@ -218,7 +173,7 @@ class Solver:
             budget_use=shares,
             seconds=step.seconds,
             gradients=self.gradients + step.gradients,
-            values=self.values + step.values,
+            values=self.values + self.start.values + step.values,
             images=self.objective.seen,
             qp_residual=step.qp.residual,
             prices=dict(zip(shares, (step.qp.row_multipliers / 100).tolist(), strict=False)),
@@ -261,7 +216,8 @@ class Solver:
         free = rounded.kept & ~self.layout.spread(self.whole)
         if not self.config.refine_iterations or not free.any():
             return rounded
-        self.gradients, self.values = self.gradients + self.loop.gradients, self.values + self.loop.values
+        spent = self.loop.evaluations
+        self.gradients, self.values = self.gradients + spent.gradients, self.values + spent.values
         lower, upper = np.where(free, LEAST_SCALE, rounded.scale), np.where(free, LARGEST_SCALE, rounded.scale)
         loop = self._loop(Constraints(np.zeros((0, len(free))), np.zeros(0), lower, upper))
         loop.bfgs = deepcopy(self.loop.bfgs)  # the caller's warm start is not to change

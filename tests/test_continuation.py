@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from cobla_tf.continuation import FIRST_FACTOR, GROWTH, LEAST_NOTCH, Continuation, budget_between
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.loop import SQP
 
@@ -36,7 +39,7 @@ class Loss:
 def loop_of(loss, judged=False, solver=lambda program: solve_qp(program, "structured")):
     steps = []
     judge = (lambda x: np.full(5, loss.value(x))) if judged else None
-    loop = SQP(loss, constraints_at(TARGET), SQPSettings(), solver, steps.append, judge=judge)
+    loop = SQP(Evaluations(loss, judge), constraints_at(TARGET), SQPSettings(), solver, steps.append)
     loop.begin(np.ones(N))
     return loop, steps
 
@@ -44,7 +47,7 @@ def loop_of(loss, judged=False, solver=lambda program: solve_qp(program, "struct
 def come_down(loss, constant, judged=False):
     loop, steps = loop_of(loss, judged)
     status = Continuation(loop, constraints_at, ROWS @ np.ones(N), TARGET, constant).run()
-    assert loop.judge is None or judged
+    assert loop.evaluations.judge is None or judged
     return status, loop.run(), steps
 
 
@@ -140,7 +143,7 @@ class Scripted:
 
     def __init__(self, answers):
         self.answers, self.asked, self.limits, self.runs = answers, [], [], []
-        self.judge, self.loss, self.constraints = None, 0.0, None
+        self.evaluations, self.at, self.constraints = SimpleNamespace(judge=None), SimpleNamespace(loss=0.0), None
 
     def tighten(self, limits, allowed):
         self.limits.append(limits)
@@ -156,7 +159,7 @@ class Scripted:
         self.runs.append(self.constraints[0])
 
     def use_judge(self, judge):
-        self.judge = judge
+        self.evaluations.judge = judge
 
 
 def walk(answers):

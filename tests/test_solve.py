@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import images_and_labels, small_cnn
 
-from cobla_tf import solve
+from cobla_tf import solve, start
 from cobla_tf.config import SolveConfig
 from cobla_tf.costs import Allocation
 from cobla_tf.errors import SolverError
@@ -116,17 +116,17 @@ def test_from_within_the_budgets_nothing_is_ever_above_them(network, start):
 
 
 def test_a_start_near_chance_is_taken_at_looser_budgets_and_comes_down(network, monkeypatch):
-    monkeypatch.setattr(solve, "CHANCE", -np.inf)
+    monkeypatch.setattr(start, "CHANCE", -np.inf)
     solver = solver_of(network, 0.4)
     solution = solver.run()
     check_budgets(network, solver, solution)
     assert overspent(solution)[0]
     assert not overspent(solution)[-1]
     assert "continuation: " in solution.status
-    assert network[0].costs.fits(solver._heuristic(solver.limits), solver.limits)
-    assert network[0].costs.used(solver._heuristic(solver.limits)).sum() == pytest.approx(
-        solver._used(solution.start, solver._heuristic(solver.limits).whole).sum()
-    )
+    heuristic = solver.start.allocation
+    assert network[0].costs.fits(heuristic, solver.limits)
+    used = network[0].costs.used(heuristic)
+    np.testing.assert_allclose(used, solver.region.used(solution.start, heuristic.whole))
 
 
 @pytest.mark.parametrize("start", ["pos_cvx", "ones"])

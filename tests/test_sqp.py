@@ -6,6 +6,7 @@ from cobla_tf.errors import SolverError
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.bfgs import CompactBFGS
 from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.line_search import LineSearchSettings, search
 from cobla_tf.sqp.loop import SQP
@@ -98,7 +99,8 @@ def box(n=20, limit=0.3, seed=1):
 
 def run(oracle, constraints, start, **settings):
     steps = []
-    loop = SQP(oracle, constraints, SQPSettings(**settings), lambda p: solve_qp(p, "structured"), steps.append)
+    settings = SQPSettings(**settings)
+    loop = SQP(Evaluations(oracle), constraints, settings, lambda p: solve_qp(p, "structured"), steps.append)
     return loop.minimise(start), steps
 
 
@@ -279,7 +281,7 @@ class FailsOn:
 def test_a_qp_back_end_that_raises_costs_the_pairs_then_the_rest_but_never_the_masks(error):
     def minimise(calls, start):
         settings = SQPSettings(iterations=60)
-        loop = SQP(Quadratic(), box(), settings, FailsOn(calls, error), lambda step: None)
+        loop = SQP(Evaluations(Quadratic()), box(), settings, FailsOn(calls, error), lambda step: None)
         return loop.minimise(start)
 
     with pytest.raises(SolverError, match="away"):

@@ -5,6 +5,7 @@ from test_sqp import FailsOn, Quadratic, box
 from cobla_tf.errors import SolverError
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.loop import SQP
 
@@ -28,7 +29,7 @@ def structured(program):
 def loop_of(oracle, constraints=None, solver=structured, judge=None, curvature=None, **settings):
     steps = []
     constraints = constraints or box()
-    loop = SQP(oracle, constraints, SQPSettings(**settings), solver, steps.append, curvature, judge)
+    loop = SQP(Evaluations(oracle, judge), constraints, SQPSettings(**settings), solver, steps.append, curvature)
     return loop, steps
 
 
@@ -102,11 +103,11 @@ def test_a_new_start_forgets_the_trouble_of_the_last_one_but_not_the_curvature()
     loop, steps = loop_of(oracle, iterations=5)
     assert "not finite" in loop.minimise(np.zeros(20)).status
     oracle.spoil = lambda x, loss: loss
-    pairs, spent = loop.bfgs.pairs, loop.gradients
+    pairs, spent = loop.bfgs.pairs, loop.evaluations.gradients
     assert pairs > 0
     loop.begin(np.full(20, 0.1))
     assert loop.bfgs.pairs == pairs
-    assert loop.gradients == spent + 1
+    assert loop.evaluations.gradients == spent + 1
     result = loop.run()
     assert "not finite" not in result.status
     assert [step.number for step in steps] == list(range(1, len(steps) + 1))
@@ -120,15 +121,15 @@ def begun(oracle=None, **options):
 
 def test_tighten_takes_one_gradient_to_where_tighter_rows_are_met():
     loop, steps = begun()
-    before, spent, taken = loop.x, loop.gradients, len(steps)
+    before, spent, taken = loop.at.x, loop.evaluations.gradients, len(steps)
     assert box(limit=0.2).violated(before)
     assert loop.tighten(box(limit=0.2), lambda predicted: np.inf)
-    assert not box(limit=0.2).violated(loop.x)
-    assert loop.gradients == spent + 1
+    assert not box(limit=0.2).violated(loop.at.x)
+    assert loop.evaluations.gradients == spent + 1
     assert len(steps) == taken + 1
     assert steps[-1].predicted_decrease < 0
     assert steps[-1].number == taken + 1
-    np.testing.assert_array_equal(steps[-1].x, loop.x)
+    np.testing.assert_array_equal(steps[-1].x, loop.at.x)
     np.testing.assert_array_equal(loop.constraints.limits, 0.2)
     assert not box(limit=0.2).violated(loop.run().x)
 
@@ -136,7 +137,7 @@ def test_tighten_takes_one_gradient_to_where_tighter_rows_are_met():
 def test_tighten_allows_what_it_was_told():
     predictions = []
     loop, _ = begun()
-    before = loop.loss
+    before = loop.at.loss
     assert not loop.tighten(box(limit=0.2), lambda predicted: predictions.append(predicted) or 0.0)
     assert predictions[0] > 0
     risen = Renewed().value(loop_after(box(limit=0.2)))
@@ -147,16 +148,16 @@ def test_tighten_allows_what_it_was_told():
 def loop_after(constraints):
     loop, _ = begun()
     loop.tighten(constraints, lambda predicted: np.inf)
-    return loop.x
+    return loop.at.x
 
 
 def test_a_refused_tightening_leaves_all_but_the_curvature():
     loop, steps = begun()
-    state = (loop.x, loop.loss, loop.gradient, loop.incumbent, loop.constraints)
+    state = {**vars(loop.at), "constraints": loop.constraints}
     pairs, taken = loop.bfgs.pairs, len(steps)
     assert not loop.tighten(box(limit=0.2), lambda predicted: 0.0)
-    for old, new in zip(state, (loop.x, loop.loss, loop.gradient, loop.incumbent, loop.constraints), strict=True):
-        assert old is new
+    for name, new in {**vars(loop.at), "constraints": loop.constraints}.items():
+        assert state[name] is new
     assert loop.bfgs.pairs == pairs + 1
     assert len(steps) == taken
 
@@ -166,10 +167,10 @@ def test_a_tightening_that_ends_where_nothing_is_finite_teaches_nothing(bad):
     oracle = Renewed()
     loop, _ = begun(oracle)
     oracle.spoil = lambda x, loss: bad
-    x, pairs = loop.x, loop.bfgs.pairs
+    x, pairs = loop.at.x, loop.bfgs.pairs
     before = loop.constraints
     assert not loop.tighten(box(limit=0.2), lambda predicted: np.inf)
-    assert loop.x is x
+    assert loop.at.x is x
     assert loop.bfgs.pairs == pairs
     assert loop.constraints is before
 
@@ -193,20 +194,20 @@ def test_what_met_looser_rows_is_no_answer_to_tighter_ones(judged):
     oracle = Renewed()
     loop, _ = begun(oracle, judge=(lambda x: np.full(3, oracle.value(x))) if judged else None)
     loop.move_rows(box(limit=0.2))
-    assert loop.incumbent is None
+    assert loop.at.incumbent is None
     result = loop.run()
     assert not box(limit=0.2).violated(result.x)
     loop.move_rows(box(limit=0.3))
-    np.testing.assert_array_equal(loop.incumbent.x, loop.x)
+    np.testing.assert_array_equal(loop.at.incumbent.x, loop.at.x)
 
 
 def test_a_change_of_the_judge_judges_anew():
     loop, _ = begun()
     loop.use_judge(lambda x: np.array([7.0, 9.0]))
-    assert loop.incumbent.loss == 8
-    np.testing.assert_array_equal(loop.incumbent.x, loop.x)
+    assert loop.at.incumbent.loss == 8
+    np.testing.assert_array_equal(loop.at.incumbent.x, loop.at.x)
     loop.use_judge(None)
-    assert loop.incumbent.loss == loop.loss
+    assert loop.at.incumbent.loss == loop.at.loss
 
 
 class Scaled:

@@ -65,20 +65,29 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Solution:
-    """What was found.
+class Proved:
+    """How good an answer is, and how good one can be.
 
     Attributes:
-        picks: the place of each site's choice, int64 [S].
-        value: of the picks.
-        bound: no picks within the limits have a larger value.
+        value: of the answer.
+        bound: no answer within the limits has a larger value.
     """
 
-    picks: Array
     value: float
     bound: float
 
     @property
     def gap(self) -> float:
-        """What is left to prove; 0 where the picks are proved optimal, up to TOLERANCE."""
+        """What is left to prove; 0 where the answer is proved optimal, up to TOLERANCE."""
         return max(self.bound - self.value, 0.0)
+
+
+@dataclass(frozen=True)
+class Solution(Proved):
+    """What was found.
+
+    Attributes:
+        picks: the place of each site's choice, int64 [S].
+    """
+
+    picks: Array

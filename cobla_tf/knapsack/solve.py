@@ -143,4 +143,4 @@ def solve(choices: Choices, start: Array) -> Solution:
         tree.close(places, bound)
     left = -tree.nodes[0][0] if tree.nodes else -np.inf
     bound = max(tree.value, tree.unproved, left)
-    return Solution(tree.picks, tree.value, bound if bound > tree.value + TOLERANCE else tree.value)
+    return Solution(tree.value, bound if bound > tree.value + TOLERANCE else tree.value, tree.picks)

@@ -8,6 +8,7 @@ from scipy.optimize import LinearConstraint, minimize
 
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.line_search import LineSearchSettings
 from cobla_tf.sqp.loop import SQP
@@ -47,7 +48,8 @@ def sqp(history: int) -> Solver:
         search = LineSearchSettings(history=history)
         settings = SQPSettings(iterations=iterations, tolerance=_TOLERANCE, line_search=search)
         constraints = Constraints(rows, limits, problem.lower, problem.upper)
-        loop = SQP(_Exact(meter), constraints, settings, lambda qp: solve_qp(qp, "structured"), lambda step: None)
+        evaluations = Evaluations(_Exact(meter))
+        loop = SQP(evaluations, constraints, settings, lambda qp: solve_qp(qp, "structured"), lambda step: None)
         result = loop.minimise(problem.start)
         return result.x, result.status
 

@@ -15,6 +15,7 @@ from cobla_tf.errors import ConfigError
 from cobla_tf.qp import QuadraticForm, QuadraticProgram
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
+from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.line_search import LineSearchSettings, search
 from cobla_tf.sqp.loop import SQP
@@ -41,7 +42,9 @@ def ours(problem: Problem, meter: Meter) -> None:
     """The package's own SQP with its defaults; the one place here that knows how it is called."""
     settings = SQPSettings(iterations=ENDLESS)
     back_end = partial(solve_qp, solver="structured")
-    loop = SQP(meter, problem.constraints, settings, back_end, lambda step: None, curvature=meter.curvature)
+    loop = SQP(
+        Evaluations(meter), problem.constraints, settings, back_end, lambda step: None, curvature=meter.curvature
+    )
     loop.minimise(problem.start)
 
 
