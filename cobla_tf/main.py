@@ -32,7 +32,7 @@ from cobla_tf.config import (
     SolveConfig,
     check_layers,
 )
-from cobla_tf.errors import CoblaError, ConfigError
+from cobla_tf.errors import CoblaError, ConfigError, OutputError
 from cobla_tf.flagfiles import OPTIONS, resolve_flagfiles
 from cobla_tf.quiet import quiet
 
@@ -163,7 +163,7 @@ def run(argv: list[str] | None = None) -> None:
     argv = sys.argv if argv is None else argv
     try:
         app.run(main, argv=_complete(argv), flags_parser=_parse)
-    except CoblaError as error:
+    except (CoblaError, OSError) as error:
         sys.exit(_fail(error))
     except SystemExit:
         if HELP & _names(argv):  # absl takes a wish for help for a failure
@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
 
         with held(config.output_dir):
             result = _compress(config)
-    except CoblaError as error:
+    except (CoblaError, OSError) as error:
         return _fail(error)
     except KeyboardInterrupt as stop:
         print("cobla_tf: stopped; the same command goes on where it was", file=sys.stderr)
@@ -213,12 +213,29 @@ def _names(argv: list[str]) -> set[str]:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise ConfigError(f"{error}; --help lists all flags.") from error
+    except UnicodeError as error:
+        raise ConfigError(f"a flagfile must be a text in UTF-8, and one is not ({error}).") from error
+    for text in (*argv, *map(str, flags.FLAGS.flag_values_dict().values())):
+        _check_text(text)
+    return rest
 
 
-def _fail(error: CoblaError) -> int:
+def _check_text(text: str) -> None:
+    """Refuse what no file name and no report can hold, before any work."""
+    try:
+        text.encode()
+    except UnicodeError as error:
+        raise ConfigError(f"flags must be text in UTF-8, got {text!r}.") from error
+    if "\0" in text:
+        raise ConfigError(f"flags must be text without null characters, got {text!r}.")
+
+
+def _fail(error: CoblaError | OSError) -> int:
+    if isinstance(error, OSError):  # of a path that no check of ours had foreseen
+        error = OutputError(f"the system refuses {error.filename or 'a file'}: {error.strerror or error}.")
     print(f"cobla_tf: error: {error}", file=sys.stderr)
     return 2
 
