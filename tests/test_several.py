@@ -111,7 +111,7 @@ def test_also_with_8_bits_and_in_a_process_of_its_own(tmp_path):
     assert set(loaded.serve({"zeta": zeta, "Alpha 1-x": alpha})) == {"yes", "not", "m"}
 
 
-@pytest.mark.parametrize("make", [two_inputs, two_outputs, dicts])
+@pytest.mark.parametrize("make", [two_outputs, dicts])
 def test_the_benchmark_runs_all_runtimes_and_sites(make, monkeypatch):
     def run(command, **options):
         stopwatch.main(Path(command[-1]))
