@@ -182,7 +182,8 @@ class Config:
         if self.output_dir is not None:
             object.__setattr__(self, "output_dir", Path(self.output_dir))
         _require(not isinstance(self.exports, str), "exports", "a sequence of names", self.exports)
-        _require(_is_count(self.batch_size, 1), "batch_size", "a whole number, at least 1", self.batch_size)
+        size = self.batch_size
+        _require(_is_count(size, 1) and size < 2**31, "batch_size", "a whole number, at least 1 and below 2^31", size)
         images = self.batch_norm_images
         _require(_is_count(images, 0), "batch_norm_images", "a whole number, at least 0", images)
         _require(_is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)

@@ -117,7 +117,10 @@ def load_dataset(
 def _source(name: str, data_dir: str | None, channels: int) -> ImageSource:
     if channels not in (1, 3):
         raise DataError(f"Images can be read with 1 or 3 channels, the model takes {channels}.")
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"Image folder {name!r} is in the home of a user that is not known here.") from error
     if name.startswith((".", "/", "~")) or (name and path.is_dir() and name not in tfds_names()):
         return folder_source(path)
     return tfds_source(name, data_dir, channels)

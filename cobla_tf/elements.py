@@ -39,6 +39,20 @@ def packed(model: keras.Model, images: Any) -> Any:
     return keras.tree.pack_sequence_as(model.input, list(parts_of(images)))
 
 
+def arrange_images(model: keras.Model, images: Any) -> Any:
+    """Images for a model as NumPy in the dtype of its inputs: an array, or a tuple in the order of model.inputs.
+
+    Args:
+        model: of any number of inputs.
+        images: an array for one input, else a list or tuple in that order, or a dict by the inputs' names.
+
+    Raises:
+        DataError: some are missing, or of another number.
+    """
+    names = tuple(tensor.name for tensor in model.inputs)
+    return cast(model, each(np.asarray, _arrange(images, names, "images", named=False)))
+
+
 def cast(model: keras.Model, images: Any) -> Any:
     """Images (NumPy) in the dtype of the model's inputs."""
     pairs = zip(parts_of(images), model.inputs, strict=True)
@@ -63,7 +77,9 @@ def check_images(model: keras.Model, images: Any) -> None:
 def output_names(model: keras.Model) -> tuple[str, ...]:
     """Of every output: its key where the model gives a dict, else the name of its layer, as Keras has it."""
     if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
-        return tuple(keras.tree.flatten({key: key for key in model.output}))
+        places = keras.tree.pack_sequence_as(model.output, list(range(len(model.outputs))))
+        if len(places) == len(model.outputs):  # none holds several
+            return tuple(sorted(places, key=places.get))
     return tuple(model.output_names) if hasattr(model, "output_names") else tuple(t.name for t in model.outputs)
 
 

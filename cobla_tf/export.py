@@ -5,21 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from absl import logging
 
 from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS
 from cobla_tf.errors import ConfigError, ExportError, OutputError, first_line
-from cobla_tf.export_check import ExportCheck, check_files, one_line
+from cobla_tf.export_check import check_files, one_line
+from cobla_tf.export_comparison import ExportCheck
 from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain
 from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
-
-Array = np.ndarray
 
 STAGE = ".writing-"
 """How the names of folders begin in which files are made before they take their place."""
@@ -90,8 +88,8 @@ def export_model(
     folder: Path | str,
     formats: Sequence[str] = DEFAULT_EXPORTS,
     *,
-    images: Array,
-    calibration: Array | None = None,
+    images: Any,
+    calibration: Any = None,
     batch: int | None = None,
 ) -> Exports:
     """Write the model in each format and compare each file with it; one that fails stops no other.
@@ -102,26 +100,31 @@ def export_model(
     in each, also where weights and arithmetic are 8 bits. `model` is left as it was.
 
     Args:
-        model: with one input and one output.
+        model: functional or Sequential.
         folder: made where it does not exist.
         formats: names in `cobla_tf.config.EXPORTS`.
-        images: real inputs [N, ...], of which the first 16 are compared, in a fresh process and on the CPU.
-        calibration: real inputs [N, ...] that 8-bit ranges are taken from; `images` by default.
+        images: real inputs [N, ...], of which the first 16 are compared, in a fresh process and on the CPU; for several
+            inputs a tuple or list in the order of model.inputs, or a dict by their names.
+        calibration: real inputs in the same form that 8-bit ranges are taken from; `images` by default.
         batch: gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size.
 
     Raises:
         ConfigError, ExportError: before any work: as `check_exports`.
+        DataError: images that are not one array for each input.
         OutputError: if the folder cannot be written.
         FailedExportError: at the end: a format could not be written, or its outputs differ from the network's by more
-            than its tolerance (`cobla_tf.export_check.TOLERANCES`); such a file is kept in `folder`/rejected.
+            than its tolerance (`cobla_tf.export_comparison.TOLERANCES`); such a file is kept in `folder`/rejected.
     """
+    from cobla_tf.elements import arrange_images, each
+
     check_exports(formats)
+    images = arrange_images(model, images)
+    calibration = images if calibration is None else arrange_images(model, calibration)
     folder = Path(folder)
     check_writable(folder)
-    dtype = model.inputs[0].dtype
-    source = Source(plain(model), np.asarray(images if calibration is None else calibration, dtype), batch)
+    source = Source(plain(model), calibration, batch)
     exports = _write_all(source, folder, formats)
-    checks, failures = check_files(source, np.asarray(images[:CHECKED], dtype), exports.files)
+    checks, failures = check_files(source, each(lambda part: part[:CHECKED], images), exports.files)
     exports = Exports(*_rejected(exports, failures), checks)
     for name, why in exports.failures.items():
         logging.error("export %s failed: %s", name, why)

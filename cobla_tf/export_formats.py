@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cobla_tf.runtimes import endpoint
+from cobla_tf.runtimes import Arrays, Names, endpoint, identifiers
 
 if TYPE_CHECKING:
     import keras
@@ -29,13 +29,13 @@ class Source:
     """What is exported.
 
     Attributes:
-        model: uncompiled, with one input and one output.
-        calibration: real inputs [N, ...] that 8-bit ranges are taken from.
+        model: uncompiled.
+        calibration: real inputs [N, ...] that 8-bit ranges are taken from; a tuple where there are several inputs.
         batch: size that the SavedModel has an endpoint for, beside that for any size; None for none.
     """
 
     model: "keras.Model"
-    calibration: Array | None = None
+    calibration: Arrays | None = None
     batch: int | None = None
 
 
@@ -46,6 +46,49 @@ def plain(model: "keras.Model") -> "keras.Model":
     return transform(model, lambda layer: None)[0] if model.compiled else model
 
 
+def signature_names(model: "keras.Model") -> Names:
+    """How inputs and outputs are called in the signatures of files, in the network's order."""
+    from cobla_tf.elements import output_names
+
+    inputs = identifiers([tensor.name for tensor in model.inputs])
+    if _is_flat(model) and isinstance(_structures(model)[1], dict):
+        return inputs, list(output_names(model))
+    return inputs, [f"output_{place}" for place in range(len(model.outputs))]
+
+
+def _structures(model: "keras.Model") -> tuple[Any, Any]:
+    """Inputs and outputs, as lists or dicts where the model was made so."""
+    import keras
+
+    sequential = isinstance(model, keras.Sequential)
+    return (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
+
+
+def _is_flat(model: "keras.Model") -> bool:
+    """Whether a signature can name the outputs: one, or a list or dict of them and nothing deeper."""
+    import keras
+
+    _, output = _structures(model)
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else [output]
+    return all(isinstance(part, keras.KerasTensor) for part in parts)
+
+
+def _flat(model: "keras.Model") -> "keras.Model":
+    """The model, with a list of its outputs in place of a structure that a signature cannot name."""
+    import keras
+
+    return model if _is_flat(model) else keras.Model(model.input, model.outputs, name=model.name)
+
+
+def _signature(model: "keras.Model", batch: int | None = None) -> list[Any]:
+    """What TensorFlow is told of the inputs; a name that is no identifier would be refused."""
+    import keras
+
+    pairs = zip(model.inputs, signature_names(model)[0], strict=True)
+    specs = [keras.InputSpec(shape=(batch, *t.shape[1:]), dtype=t.dtype, name=name) for t, name in pairs]
+    return [keras.tree.pack_sequence_as(_structures(model)[0], specs)]
+
+
 def _write_keras(source: Source, path: Path) -> None:
     source.model.save(path)
 
@@ -53,16 +96,19 @@ def _write_keras(source: Source, path: Path) -> None:
 def _write_saved_model(source: Source, path: Path) -> None:
     import keras
 
-    archive = keras.export.ExportArchive()
-    entry = source.model.inputs[0]
+    archive, model = keras.export.ExportArchive(), _flat(source.model)
     for batch in dict.fromkeys((None, source.batch)):  # the first endpoint is the default signature
-        spec = keras.InputSpec(shape=(batch, *entry.shape[1:]), dtype=entry.dtype)
-        archive.track_and_add_endpoint(endpoint(batch), source.model, [spec])
+        archive.track_and_add_endpoint(endpoint(batch), model, _signature(model, batch))
     archive.write_out(str(path), verbose=False)
 
 
+def _export(source: Source, path: Path, form: str, **options: Any) -> None:
+    model = _flat(source.model)
+    model.export(str(path), format=form, verbose=False, input_signature=_signature(model), **options)
+
+
 def _write_litert(source: Source, path: Path, **options: Any) -> None:
-    source.model.export(str(path), format="litert", verbose=False, **options)
+    _export(source, path, "litert", **options)
 
 
 def _write_litert_float16(source: Source, path: Path) -> None:
@@ -75,15 +121,20 @@ def _write_litert_float16(source: Source, path: Path) -> None:
 def _write_litert_int8(source: Source, path: Path) -> None:
     from tensorflow import lite
 
-    def representative() -> Iterator[list[Array]]:
-        yield from ([image[None]] for image in source.calibration)
+    from cobla_tf.elements import parts_of
+
+    names, _ = signature_names(source.model)
+
+    def representative() -> Iterator[dict[str, Array]]:
+        for parts in zip(*parts_of(source.calibration), strict=True):
+            yield {name: part[None] for name, part in zip(names, parts, strict=True)}
 
     options = {"optimizations": [lite.Optimize.DEFAULT], "representative_dataset": representative}
     _write_litert(source, path, target_spec={"supported_ops": [lite.OpsSet.TFLITE_BUILTINS_INT8]}, **options)
 
 
 def _write_onnx(source: Source, path: Path) -> None:
-    source.model.export(str(path), format="onnx", verbose=False)
+    _export(source, path, "onnx")
 
 
 WRITERS: dict[str, Callable[[Source, Path], None]] = {

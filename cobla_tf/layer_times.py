@@ -55,7 +55,7 @@ def compare_sites(
 
     Args:
         original, compressed: neither is changed.
-        input_shape: of one image.
+        input_shape: of one image; a tuple of shapes for several inputs.
         seconds: to measure in all.
     """
     before, after = (_uses(model, input_shape) for model in (original, compressed))
@@ -93,7 +93,7 @@ def measure_latency(
 
     Args:
         model, scheme, exclude: as of compress(), so that the sites are the same; the model is not changed.
-        input_shape: of one image, where the model leaves it open.
+        input_shape: of one image, where the model leaves it open; a tuple of shapes for several inputs.
         threads: of LiteRT.
         seconds: to measure in all; five rounds at the least.
         name: of the resource.

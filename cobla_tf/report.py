@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tabulate import tabulate
 
 from cobla_tf.config import AUTO
-from cobla_tf.export_check import ExportCheck, checks_table
+from cobla_tf.export_comparison import ExportCheck, checks_table
 from cobla_tf.report_parts import BudgetReport, Evaluation, IterationRecord, LayerCall, SiteReport, SkippedLayer
 from cobla_tf.texts import amount_text, few, json_text, share_text, short_text, table
 from cobla_tf.timings import Benchmark

@@ -7,20 +7,22 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from absl import logging
 
+from cobla_tf.elements import arrange_images, joined, shape_of
 from cobla_tf.errors import ConfigError
 from cobla_tf.export_check import one_line, own_classes
-from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain
+from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain, signature_names
 from cobla_tf.graph import check_model
 from cobla_tf.layer_times import compare_sites
 from cobla_tf.quiet import quiet
+from cobla_tf.runtimes import Arrays, write_arrays
 from cobla_tf.timings import Benchmark, Timing, cores
 
-Array = np.ndarray
 RUNTIMES = ("keras", "savedmodel", "litert")
 Files = list[tuple[str, str, str]]
 """A runtime, and the files of the original and of the compressed network."""
@@ -30,7 +32,7 @@ def benchmark(
     original: keras.Model,
     compressed: keras.Model,
     *,
-    images: Array | None = None,
+    images: Any = None,
     batch: int = 8,
     seconds: float = 10.0,
     runtimes: Sequence[str] = RUNTIMES,
@@ -42,8 +44,9 @@ def benchmark(
     in LiteRT against the two that replace it.
 
     Args:
-        original, compressed: with one input and one output; neither is changed.
-        images: real inputs [N, ...]; random ones where they are left out.
+        original, compressed: neither is changed.
+        images: real inputs [N, ...]; for several inputs a tuple or list in the order of model.inputs, or a dict by
+            their names; random ones where they are left out.
         batch: images of the larger batch.
         seconds: to measure for each number of threads, and again for the layers; five rounds at the least.
         runtimes: some of "keras", "savedmodel", "litert".
@@ -51,6 +54,7 @@ def benchmark(
     Raises:
         ModelError: a model cannot be read.
         ConfigError: a runtime, a batch or a time that cannot be used, or models of open image size without `images`.
+        DataError: images that are not one array for each input.
     """
     for model in (original, compressed):
         check_model(model)
@@ -60,11 +64,11 @@ def benchmark(
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory(prefix="cobla-") as name:
         files = _files((plain(original), plain(compressed)), runtimes, Path(name), notes)
-        np.save(Path(name, "images.npy"), images)
+        write_arrays(Path(name, "images.npz"), images)
         for threads in sorted({1, cores()}):
             job = {"threads": threads, "seconds": seconds, "batches": sorted({1, batch}), "files": files}
-            timings += _measure(Path(name), job, notes)
-    sites = compare_sites(original, compressed, tuple(images.shape[1:]), seconds)
+            timings += _measure(Path(name), job | {"names": signature_names(original)}, notes)
+    sites = compare_sites(original, compressed, shape_of(images), seconds)
     for note in notes:
         logging.warning("benchmark: %s", note)
     return Benchmark(tuple(timings), sites, cores(), tuple(dict.fromkeys(notes)))
@@ -78,13 +82,13 @@ def _check(runtimes: Sequence[str], batch: int, seconds: float) -> None:
         raise ConfigError(f"expected a batch of at least 1 and seconds of at least 0, got {batch!r} and {seconds!r}.")
 
 
-def _images(model: keras.Model, images: Array | None) -> Array:
-    entry = model.inputs[0]
+def _images(model: keras.Model, images: Any) -> Arrays:
     if images is not None:
-        return np.asarray(images, entry.dtype)
-    if None in entry.shape[1:]:
+        return arrange_images(model, images)
+    if any(None in entry.shape[1:] for entry in model.inputs):
         raise ConfigError(f"model {model.name!r} leaves its image size open: pass images= of the size to measure.")
-    return np.random.default_rng(0).uniform(size=(1, *entry.shape[1:])).astype(entry.dtype)
+    rng = np.random.default_rng(0)
+    return arrange_images(model, joined([rng.uniform(size=(1, *entry.shape[1:])) for entry in model.inputs]))
 
 
 def _files(models: tuple[keras.Model, keras.Model], runtimes: Sequence[str], folder: Path, notes: list[str]) -> Files:

@@ -1,8 +1,9 @@
 """Times runs in turn; as a process of its own, with a number of threads that TensorFlow takes only at its start.
 
-python -m cobla_tf.stopwatch FOLDER reads FOLDER/job.json: threads, seconds, and batches of FOLDER/images.npy for files
-[[runtime, path of the original, path of the compressed network]]. It writes FOLDER/times.json: a list of
-[runtime, batch, seconds of the original in every round, seconds of the compressed network], and sentences on failures.
+python -m cobla_tf.stopwatch FOLDER reads FOLDER/job.json: threads, seconds, names in the files' signatures, and batches
+of FOLDER/images.npz for files [[runtime, path of the original, path of the compressed network]]. It writes
+FOLDER/times.json: a list of [runtime, batch, seconds of the original in every round, seconds of the compressed
+network], and sentences on failures.
 """
 
 import json
@@ -47,17 +48,18 @@ def main(folder: Path) -> None:
     """Do one job."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     _set_threads(job["threads"])
-    images = np.load(folder / "images.npy")
-    batches = [np.resize(images, (size, *images.shape[1:])) for size in job["batches"]]
+    images = runtimes.read_arrays(folder / "images.npz")
+    batches = [(size, runtimes.repeated(images, size)) for size in job["batches"]]
     cells, runs, failures = [], [], {}
     for runtime, *paths in job["files"]:
         try:
-            for batch in batches:  # a LiteRT file of its own for each size: resizing takes time
-                loaded = [runtimes.load(runtime, path, threads=job["threads"]) for path in paths]
+            for size, batch in batches:  # a LiteRT file of its own for each size: resizing takes time
+                options = {"threads": job["threads"], "names": job["names"]}
+                loaded = [runtimes.load(runtime, path, **options) for path in paths]
                 for run in loaded:
                     run(batch)
                 runs += [lambda run=run, batch=batch: run(batch) for run in loaded]
-                cells.append((runtime, len(batch)))
+                cells.append((runtime, size))
         except Exception as error:  # a runtime may raise nearly anything, and must cost no other
             failures[runtime] = f"{type(error).__name__}: {error}"
     times = interleave(runs, job["seconds"]).T.tolist()

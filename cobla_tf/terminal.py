@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from cobla_tf.errors import CoblaError, ConfigError
+from cobla_tf.errors import CoblaError, ConfigError, OutputError
 from cobla_tf.flagfiles import resolve_flagfiles
 
 HELP = frozenset({"help", "helpfull", "helpshort", "helpxml", "h", "?"})
@@ -30,7 +30,7 @@ def run_with_flags(name: str, main: Callable[[list[str]], int | None], argv: lis
         signal.signal(number, _stop)
     try:
         app.run(main, argv=resolve_flagfiles(argv), flags_parser=_parse)
-    except CoblaError as error:
+    except (CoblaError, OSError) as error:
         sys.exit(bad_input(name, error))
     except KeyboardInterrupt as stop:
         print(f"{name}: stopped; the same command goes on where it was", file=sys.stderr)
@@ -41,8 +41,10 @@ def run_with_flags(name: str, main: Callable[[list[str]], int | None], argv: lis
         raise
 
 
-def bad_input(name: str, error: CoblaError) -> int:
+def bad_input(name: str, error: CoblaError | OSError) -> int:
     """Print what is wrong; the exit code."""
+    if isinstance(error, OSError):  # of a path that no check of ours had foreseen
+        error = OutputError(f"the system refuses {error.filename or 'a file'}: {error.strerror or error}.")
     print(f"{name}: error: {error}", file=sys.stderr)
     return BAD_INPUT
 
@@ -63,9 +65,23 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise ConfigError(f"{error}; --help lists all flags.") from error
+    except UnicodeError as error:
+        raise ConfigError(f"a flagfile must be a text in UTF-8, and one is not ({error}).") from error
+    for text in (*argv, *map(str, flags.FLAGS.flag_values_dict().values())):
+        _check_text(text)
     if rest[1:]:
         raise ConfigError(f"expected flags only, got {rest[1:]}; --help lists them.")
     return rest
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no file name and no report can hold, before any work."""
+    try:
+        text.encode()
+    except UnicodeError as error:
+        raise ConfigError(f"flags must be text in UTF-8, got {text!r}.") from error
+    if "\0" in text:
+        raise ConfigError(f"flags must be text without null characters, got {text!r}.")
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+UNREADABLE = (
+    OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError,
+)  # fmt: skip
 """What NumPy raises for a file that is damaged or none of ours."""
 
 
@@ -92,10 +95,10 @@ class TrainingBackup(keras.callbacks.Callback):
         try:
             with np.load(path) as file:
                 facts = json.loads(str(file["facts"]))
+                if facts["key"] != self._key:
+                    raise ValueError("it is of another training")
                 state = [file[f"state_{i}"] for i in range(len(variables))]
                 best = [file[f"best_{i}"] for i in range(sum(name.startswith("best_") for name in file.files))]
-            if facts["key"] != self._key:
-                raise ValueError("it is of another training")
         except UNREADABLE as error:
             aside = path.replace(path.with_suffix(".set_aside"))
             logging.warning(

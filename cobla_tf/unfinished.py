@@ -41,6 +41,10 @@ def held(output_dir: Path | None) -> Iterator[None]:
         raise OutputError(
             f"another run is at work in {output_dir}; wait until it ends, or name another output folder."
         ) from error
+    except OSError as error:
+        raise OutputError(
+            f"{output_dir / LOCK} cannot be locked ({error.strerror}); remove it, or name another output folder."
+        ) from error
     with hold:
         if lock.lock_counter == 1:
             for stage in (*output_dir.glob(f"{STAGE}*"), *(output_dir / FOLDER).glob(f"{STAGE}*")):

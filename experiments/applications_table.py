@@ -23,7 +23,7 @@ random weights, images [{size}, {size}, 3], scheme spatial.
   beside what rounding errors are allowed at its depth.
 - *kept*: by POS-CVX, without data, at budgets of 50 % on both, counted anew in the saved and reloaded network;
   *reloaded*: by how much saving changed its outputs.
-- *GiB*, *seconds*: peak memory and time of the whole test.
+- *GiB*, *seconds*: peak memory and time of the whole test by the clock, whatever else the machine did meanwhile.
 
 {table(HEAD, rows, "github")}
 """

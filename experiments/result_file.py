@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from cobla_tf.errors import ConfigError, OutputError
+from cobla_tf.errors import ConfigError, OutputError, first_line
 from cobla_tf.export import check_writable, replace_with
 
 Record = dict[str, Any]
@@ -41,8 +41,13 @@ class ResultFile:
         self._keys = keys
         if not self._path.exists():
             self._append({"configuration": self._configuration})
-        self._repair()
-        self._check(self._read()[0])
+        try:
+            self._repair()
+            self._check(self._read()[0])
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(
+                f"{self._path} cannot be read ({first_line(error)}); name another folder, or remove the file."
+            ) from error
 
     def records(self) -> list[Record]:
         """All results so far, those of other processes included, in the order in which they came."""

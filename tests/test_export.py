@@ -11,7 +11,8 @@ from cobla_tf import export_check, runtimes
 from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS
 from cobla_tf.errors import ConfigError, ExportError, OutputError
 from cobla_tf.export import PACKAGES, FailedExportError, check_writable, export_model, replace_with
-from cobla_tf.export_check import compare, own_classes, run_elsewhere
+from cobla_tf.export_check import own_classes, run_elsewhere
+from cobla_tf.export_comparison import compare
 from cobla_tf.export_formats import FILE_NAMES, WRITERS
 
 SINGLE = {"rtol": 1e-5, "atol": 1e-6}
@@ -126,11 +127,11 @@ def test_a_file_that_does_something_else_is_an_error_and_kept_apart(trained, bat
 
 def test_a_file_that_cannot_be_run_says_why(tmp_path, monkeypatch):
     (tmp_path / "broken").write_text("no model")
-    outcomes = run_elsewhere({"onnx": ("no such form", str(tmp_path / "broken"), None)}, np.ones((1, 2)))
+    outcomes = run_elsewhere({"onnx": ("no such form", str(tmp_path / "broken"), None, ((), ()))}, np.ones((1, 2)))
     assert outcomes == {"onnx": "KeyError: 'no such form'"}
     (tmp_path / "child.py").write_text("import sys; sys.exit('out of memory')")
     monkeypatch.setattr(runtimes, "__file__", str(tmp_path / "child.py"))
-    outcomes = run_elsewhere({"onnx": ("onnx", "x", None)}, np.ones((1, 2)))
+    outcomes = run_elsewhere({"onnx": ("onnx", "x", None, ((), ()))}, np.ones((1, 2)))
     assert outcomes == {"onnx": "the process that loaded it ended with 1: out of memory"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from test_report import make_record, make_report, make_site, with_latency
 
 from cobla_tf.errors import ConfigError
-from cobla_tf.export_check import ExportCheck
+from cobla_tf.export_comparison import ExportCheck
 from cobla_tf.page import brief_html, headlines, html_page
 from cobla_tf.page.charts import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH, interval_bars, line_chart
 from cobla_tf.page.network import network_rows, strands

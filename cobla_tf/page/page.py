@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cobla_tf.export_check import checks_table
+from cobla_tf.export_comparison import checks_table
 from cobla_tf.page import charts, network, terms
 from cobla_tf.report import COUNTED_TITLES, Report, left_alone, rank_text
 from cobla_tf.report_parts import SiteReport
