@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
+from cobla_tf.cluster import own_config, this_task
 from cobla_tf.config import (
     AUTO,
     CURVATURES,
@@ -27,12 +28,13 @@ from cobla_tf.config import (
     ROUNDINGS,
     SCHEMES,
     STARTS,
+    STRATEGIES,
     Config,
     FineTuneConfig,
     SolveConfig,
     check_layers,
 )
-from cobla_tf.errors import CoblaError, ConfigError
+from cobla_tf.errors import CoblaError, ConfigError, WorkerError
 from cobla_tf.flagfiles import OPTIONS, resolve_flagfiles
 from cobla_tf.quiet import quiet
 
@@ -150,6 +152,10 @@ _BATCH_NORM = flags.DEFINE_integer(
     "batch_norm_images", Config.batch_norm_images,
     "Training images on which the statistics of BatchNorm layers are re-estimated after compression; 0 keeps them.", 0
 )  # fmt: skip
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", Config.strategy, STRATEGIES, "What shares the work: one device, all of this machine, or all processes "
+    "that TF_CONFIG names.",
+)  # fmt: skip
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
 _EXPORTS = flags.DEFINE_list("exports", list(DEFAULT_EXPORTS), f"Any of {','.join(EXPORTS)}.")
 _EXPORT_BATCH = flags.DEFINE_integer(
@@ -159,7 +165,10 @@ _BENCHMARK = flags.DEFINE_bool("benchmark", False, "Time the compressed network 
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Entry point: parse, compress, print; exits with 0, 1 (export failed), 2 (bad input), 130 or 143 (stopped)."""
+    """Entry point: parse, compress, print.
+
+    Exits with 0, 1 (export failed), 2 (bad input), 3 (another worker is gone), 130 or 143 (stopped).
+    """
     argv = sys.argv if argv is None else argv
     try:
         app.run(main, argv=_complete(argv), flags_parser=_parse)
@@ -180,7 +189,7 @@ def main(argv: list[str]) -> int:
     try:
         if argv[1:]:
             raise ConfigError(f"expected flags only, got {argv[1:]}; --help lists them.")
-        config = _config()
+        config = own_config(_config())
         from cobla_tf.unfinished import held
 
         with held(config.output_dir):
@@ -190,6 +199,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt as stop:
         print("cobla_tf: stopped; the same command goes on where it was", file=sys.stderr)
         return 128 + (stop.args or (signal.SIGINT,))[0]
+    if not this_task(config.strategy).is_chief:
+        return 0
     reports = [point.report for point in result.points if point.report] if _SWEEP.value else [result.report]
     print(f"\n{result if _SWEEP.value else result.report}")
     return 1 if any(report.failures for report in reports) else 0
@@ -220,7 +231,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _fail(error: CoblaError) -> int:
     print(f"cobla_tf: error: {error}", file=sys.stderr)
-    return 2
+    return 3 if isinstance(error, WorkerError) else 2
 
 
 def _config() -> Config:
@@ -253,6 +264,7 @@ def _config() -> Config:
         batch_size=_BATCH_SIZE.value,
         batch_norm_images=_BATCH_NORM.value,
         seed=_SEED.value,
+        strategy=_STRATEGY.value,
         output_dir=Path(_OUTPUT_DIR.value),
         exports=tuple(_EXPORTS.value),
         benchmark=_BENCHMARK.value,
@@ -272,6 +284,9 @@ def _compress(config: Config) -> "Result | Curve":
     resources = read_resources(_RESOURCES.value) if _RESOURCES.value else ()
     asked = _sweep() if _SWEEP.value else _budgets(resources)
     layers = check_layers(_LAYERS.value)
+    with quiet():
+        from cobla_tf.strategy import find_devices, watched
+    devices = find_devices(config.strategy)
     logging.info("devices: %s", ", ".join(_devices()))
     import keras
 
@@ -311,7 +326,8 @@ def _compress(config: Config) -> "Result | Curve":
         loosest = {"budgets": {name: max(asked[name]) for name in ("macs", "params")}} if _SWEEP.value else asked
         plan = make_plan(model, train_set, **loosest, **shared)
         train_set, shared["validation"] = plan.train_set, plan.held_out  # as they were read: no second pass
-        _pretrain(model, plan, config, unfinished)
+        with watched(devices):
+            _pretrain(model, plan, config, unfinished)
     result = (pareto if _SWEEP.value else compress)(model, train_set, **asked, **shared)
     unfinished.remove()
     return result
@@ -363,12 +379,15 @@ def _warnings_only() -> Iterator[None]:
 def _pretrain(model: "keras.Model", plan: "Plan", config: Config, unfinished: "Unfinished") -> None:
     from cobla_tf.export import replace_with
     from cobla_tf.finetune import train, training_backup
+    from cobla_tf.strategy import find_devices
 
     schedule = FineTuneConfig(_PRETRAIN.value, config.fine_tune.optimizer, config.fine_tune.learning_rate)
     logging.info("training %s for %d epochs", model.name, _PRETRAIN.value)
     training = (model, plan.train_set, plan.loss, schedule, config.batch_size)
     backup = training_backup(unfinished, "pretraining", *training, config.seed)
-    train(*training, sys.stderr.isatty(), config.seed, backup)
+    train(*training, sys.stderr.isatty(), config.seed, backup, find_devices(config.strategy))
+    if config.output_dir is None:
+        return
     path = replace_with(config.output_dir / "pretrained.keras", model.save)
     logging.info("the trained network lies in %s", path)
 

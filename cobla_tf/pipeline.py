@@ -14,7 +14,9 @@ from absl import logging
 from cobla_tf.baselines.method import Method
 from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
+from cobla_tf.cluster import own_config
 from cobla_tf.config import LAYERS, Config
+from cobla_tf.devices import Devices
 from cobla_tf.digest import digest
 from cobla_tf.distillation import softened
 from cobla_tf.errors import DataError
@@ -33,8 +35,10 @@ from cobla_tf.report_files import write_report
 from cobla_tf.resources import Resource
 from cobla_tf.result import Result
 from cobla_tf.selection import COBLA, method_name, select_ranks
+from cobla_tf.shared_journal import SharedJournal
 from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.speed import benchmark
+from cobla_tf.strategy import find_devices, watched
 from cobla_tf.surgery import rebuild
 from cobla_tf.unfinished import Unfinished, held
 from cobla_tf.watched_solve import make_solver
@@ -90,7 +94,9 @@ def compress(
     Raises:
         CoblaError: bad input, found before any work, with one sentence that says what to do.
     """
-    config = config or Config()
+    config = own_config(config or Config())
+    devices = find_devices(config.strategy)
+    devices.check_batch(config.batch_size)
     keras.utils.set_random_seed(config.seed)
     budgets = merge_budgets(macs, params, budgets)
     asked = {
@@ -100,8 +106,8 @@ def compress(
         "exclude": list(exclude),
         "layers": layers,
     }
-    run = _Run(config, asked)
-    with held(config.output_dir):
+    run = _Run(config, asked, devices)
+    with watched(devices), held(config.output_dir):
         with run.clock("checks and decomposition"), doing("checks and decomposition"):
             plan = make_plan(
                 model,
@@ -118,7 +124,9 @@ def compress(
             )
         if warm is not None:
             warm.check(plan.sites.layout.size)
-        return run.compress(model, plan, warm)
+        result = run.compress(model, plan, warm)
+        devices.meet()
+        return result
 
 
 @dataclass
@@ -127,11 +135,12 @@ class _Run:
 
     config: Config
     asked: dict[str, Any]
+    devices: Devices
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    journal: Journal = field(default_factory=lambda: Journal(None, {}))
+    journal: Journal | SharedJournal = field(default_factory=lambda: Journal(None, {}))
 
     def compress(self, model: keras.Model, plan: Plan, warm: WarmStart | None) -> Result:
         """Go on where an earlier attempt had come to, if there was one."""
@@ -140,6 +149,8 @@ class _Run:
             with self.clock("checks and decomposition"):
                 header = fingerprint(model, plan, self.asked, self.config)
                 self.journal = Journal(unfinished.path("solve.journal", digest(sorted(header.items()))), header)
+        if self.devices.workers > 1:
+            self.journal = SharedJournal(self.journal, self.devices)
         with closing(self.journal):
             result = self._compress(model, plan, warm, unfinished)
         unfinished.remove()
@@ -172,7 +183,8 @@ class _Run:
         return Result(compressed, self._write(compressed, plan, report), solution.warm)
 
     def _judge(self, model: keras.Model, plan: Plan) -> Evaluation:
-        return evaluate_recorded(self.journal, model, plan.held_out, plan.loss, self.config.batch_size)
+        batch_size = self.config.batch_size
+        return evaluate_recorded(self.journal, model, plan.held_out, plan.loss, batch_size, self.devices)
 
     def _judge_original(self, model: keras.Model, plan: Plan) -> None:
         original = self.evaluations["original"]
@@ -224,6 +236,7 @@ class _Run:
         with self.clock("batch statistics"):
             sample = plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
             reestimate(model, sample, config.batch_size)
+            self.devices.share_weights(model.variables)
         self.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
 
     def _fine_tune(
@@ -241,7 +254,7 @@ class _Run:
                 examples, loss = softened(original, examples, loss, share, config.batch_size)
             training = (model, examples, loss, config.fine_tune, config.batch_size)
             backup = training_backup(unfinished, "fine_tuning", *training, config.seed)
-            history = train(*training, sys.stderr.isatty(), config.seed, backup)
+            history = train(*training, sys.stderr.isatty(), config.seed, backup, self.devices)
         self.seconds["fine-tuning"] += backup.seconds
         if backup.restored:
             self.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")
