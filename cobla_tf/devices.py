@@ -99,8 +99,8 @@ class Devices:
         def partial(images: Any, labels: Any) -> Any:
             here = tf.distribute.get_replica_context().replica_id_in_sync_group % self.local
             with tf.device("CPU:0"):  # or each device is sent the whole batch
-                begin, end, any_ = bounds(tf.shape(parts_of(images)[0])[0], here, self.local)
-                own = [each(lambda part: part[begin:end], one) for one in (images, labels)]
+                begin, end, any_ = bounds(tf.shape(tf.nest.flatten(images)[0])[0], here, self.local)
+                own = tf.nest.map_structure(lambda part: part[begin:end], (images, labels))
             return tf.nest.map_structure(lambda value: value * tf.cast(any_, value.dtype), total(*own))
 
         return partial

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from cobla_tf.devices import Devices
-from cobla_tf.elements import forward, parts_of
+from cobla_tf.elements import joined
 from cobla_tf.loss import Loss, LossSum
 
 
@@ -61,9 +61,9 @@ class ReplicatedModel(keras.Model):
         """Loss, hits and number of images, of this replica's part of its worker's part of a batch."""
 
         def sums(images: Any, labels: Any) -> list[tf.Tensor]:
-            outputs = forward(self, images, training)
+            outputs = joined(keras.tree.flatten(self(images, training=training)))
             hits = self._judge.hits(labels, outputs) if self._judge.labels != "other" else 0
-            count = tf.shape(parts_of(images)[0])[0]
+            count = tf.shape(tf.nest.flatten(images)[0])[0]
             return [tf.cast(value, tf.float32) for value in (self._judge.total(labels, outputs), hits, count)]
 
         return [owned * value for value in self._devices.of_own_part(sums)(images, labels)]

@@ -31,7 +31,7 @@ def settings(folder, strategy):
         fine_tune=FineTuneConfig(2, "yellowfin", validation_share=0.2),
         batch_size=8,
         output_dir=folder,
-        exports=("keras",),
+        exports=(),
         strategy=strategy,
     )
 
