@@ -11,8 +11,6 @@ import tensorflow as tf
 from networks import images_and_labels, small_cnn
 
 from cobla_tf import Config, FineTuneConfig, SolveConfig, compress, find_devices
-from cobla_tf.cluster import Task
-from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.errors import WorkerError
 from cobla_tf.examples import Sample
 from cobla_tf.finetune import train
@@ -68,11 +66,10 @@ def pieces(devices):
     }
 
 
-def logical_devices(folder):
+def logical_devices(count, folder):
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-    two = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), Task())
-    print(json.dumps([pieces(devices) for devices in (ONE_DEVICE, two, find_devices("mirrored"))]))
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(count))
+    print(json.dumps(pieces(find_devices("mirrored"))))
     whole(folder, "mirrored")
 
 

@@ -37,7 +37,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from cobla_tf.main import run
 run(["cobla_tf", *sys.argv[2:]])
 """
-SIGN = "solve 1, iteration 2"
+SIGN = "solve 1, iteration 1"
 """What the chief's log says when it is time to kill."""
 
 
