@@ -40,6 +40,7 @@ def find_devices(name: str) -> Devices:
     if name not in (MIRRORED, MULTI_WORKER):
         return ONE_DEVICE
     task = this_task(name)
+    tf.get_logger().setLevel("WARNING")  # it tells of every collective operation
     if name == MIRRORED:
         found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         strategy = tf.distribute.MirroredStrategy([device.name for device in found])
