@@ -13,6 +13,7 @@ _PUBLIC = {
     "CoblaError": "cobla_tf.errors",
     "Resource": "cobla_tf.resources",
     "read_resources": "cobla_tf.resources",
+    "find_devices": "cobla_tf.strategy",
     "find_sites": "cobla_tf.sites",
     "export_model": "cobla_tf.export",
     "benchmark": "cobla_tf.speed",
@@ -22,7 +23,7 @@ _PUBLIC = {
 
 __all__ = [
     "CoblaError", "Config", "Curve", "FineTuneConfig", "Resource", "Result", "SolveConfig", "benchmark", "compress",
-    "export_model", "find_sites", "measure_latency", "pareto", "read_resources", "write_resources",
+    "export_model", "find_devices", "find_sites", "measure_latency", "pareto", "read_resources", "write_resources",
 ]  # fmt: skip
 
 

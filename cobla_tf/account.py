@@ -10,6 +10,7 @@ from absl import logging
 from cobla_tf.journal import Journal
 from cobla_tf.progress import doing
 from cobla_tf.report_parts import Evaluation
+from cobla_tf.shared_journal import SharedJournal
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Account:
         files: what each file is, to its path.
     """
 
-    journal: Journal = field(default_factory=lambda: Journal(None, {}))
+    journal: Journal | SharedJournal = field(default_factory=lambda: Journal(None, {}))
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)

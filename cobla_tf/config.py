@@ -20,6 +20,7 @@ GRADIENTS = ("folded", "factored")
 STARTS = ("pos_cvx", "cptv", "ones")
 CURVATURES = ("fisher", "identity")
 ROUNDINGS = ("model", "random")
+ONE_DEVICE, MIRRORED, MULTI_WORKER = STRATEGIES = ("one_device", "mirrored", "multi_worker")
 PRECISIONS = ("bfloat16", "float32")
 EXPORTS = ("keras", "savedmodel", "litert", "litert_float16", "litert_int8", "onnx")
 DEFAULT_EXPORTS = EXPORTS[:3]
@@ -173,6 +174,9 @@ class Config:
     """Where files go; None writes nothing."""
     benchmark: bool = False
     """Time the compressed network beside the original."""
+    strategy: str = ONE_DEVICE
+    """What shares the work: 'one_device', 'mirrored' (all GPUs of this machine), or 'multi_worker' (all processes that
+    TF_CONFIG names; from Python, call `cobla_tf.find_devices` first)."""
     exports: tuple[str, ...] = DEFAULT_EXPORTS
     export_batch: int | None = None
     """Gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size."""
@@ -189,5 +193,6 @@ class Config:
         _require(_is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
         batch = self.export_batch
         _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
+        _require(self.strategy in STRATEGIES, "strategy", f"one of {STRATEGIES}", self.strategy)
         unknown = sorted(set(self.exports) - set(EXPORTS))
         _require(not unknown, "exports", f"among {EXPORTS}", unknown)

@@ -25,6 +25,10 @@ class SolverError(CoblaError):
     """A quadratic-program solver is missing, has no licence, or gave no usable answer."""
 
 
+class WorkerError(CoblaError):
+    """Another process of the same run is gone, or does not do the same; the command line exits with 3."""
+
+
 class OutputError(CoblaError):
     """The output folder cannot be written."""
 

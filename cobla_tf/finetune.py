@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,11 +12,13 @@ import tensorflow as tf
 from absl import logging
 
 from cobla_tf.config import FineTuneConfig
+from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.digest import digest
 from cobla_tf.elements import cast, joined, packed
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.loss import Loss, LossSum
+from cobla_tf.replicated import ReplicatedModel, clip_sums
 from cobla_tf.training_backup import TrainingBackup
 from cobla_tf.unfinished import Unfinished
 from cobla_tf.yellowfin import YellowFin
@@ -53,6 +56,7 @@ def train(
     progress: bool,
     seed: int = 0,
     backup: TrainingBackup | None = None,
+    devices: Devices = ONE_DEVICE,
 ) -> tuple[dict[str, float], ...]:
     """Train a model in place.
 
@@ -68,6 +72,7 @@ def train(
         seed: of the order of the examples in each epoch, which follows from it and the epoch's number alone; a stream
             may have an order of its own.
         backup: where the state after every epoch is kept, and from which training goes on; None keeps none.
+        devices: what shares each batch; the model itself is on one, and gets the weights in the end.
 
     Returns:
         one record an epoch; that of an epoch in which training diverged has a loss that is not finite.
@@ -77,14 +82,14 @@ def train(
     held_out = {}
     if config.validation_share:
         examples, validation = examples.split(config.validation_share, np.random.default_rng(seed))
-        held_out = {"validation_data": _arranged(model, validation), "validation_batch_size": batch_size}
+        held_out = _held_out(_arranged(model, validation), batch_size, devices)
     steps = -(-examples.size // batch_size) * config.epochs
-    model = _compiled(model, loss, _scheduled(config, steps))
+    trained = _compiled(model, loss, lambda: _scheduled(config, steps), devices)
     best, backup = BestWeights(config.patience), backup or TrainingBackup()
-    done = backup.restore(model, best)
+    done = backup.restore(trained, best, devices)
     if done < config.epochs:
-        model.fit(
-            **_inputs(model, examples, batch_size, seed, done),
+        trained.fit(
+            **_inputs(trained, examples, batch_size, seed, done, devices),
             **held_out,
             initial_epoch=done,
             epochs=config.epochs,
@@ -95,8 +100,40 @@ def train(
     if best.diverged_in is not None:
         logging.warning("%s", best.restore())
     elif config.validation_share:
-        model.set_weights(best.weights)
+        trained.set_weights(best.weights)
+    if devices.count > 1:
+        model.set_weights(trained.get_weights())
     return tuple(backup.history)
+
+
+def _compiled(
+    model: keras.Model,
+    loss: Loss | LossSum,
+    make: Callable[[], keras.optimizers.Optimizer],
+    devices: Devices,
+) -> keras.Model:
+    """What fit is called on: the model, or for several devices a copy."""
+    if devices.count > 1:
+        replicated = ReplicatedModel(devices.copied(model), devices, loss)
+        with devices.scope():
+            replicated.compile(optimizer=clip_sums(make(), devices.count), jit_compile=False)
+        return replicated
+    if isinstance(loss, LossSum):  # the outputs that have a loss, in their order: the same weights
+        model = keras.Model(model.input, tuple(model.outputs[place] for place in loss.places))
+    parts = loss.parts if isinstance(loss, LossSum) else (loss,)
+    model.compile(
+        optimizer=make(),
+        loss=joined([part.function for part in parts]),
+        metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
+    )
+    return model
+
+
+def _held_out(arrays: tuple[Any, Any], batch_size: int, devices: Devices) -> dict[str, Any]:
+    """Images set apart, as fit takes them."""
+    if devices.count == 1:
+        return {"validation_data": arrays, "validation_batch_size": batch_size}
+    return {"validation_data": tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size).map(devices.lent)}
 
 
 def training_backup(
@@ -197,26 +234,16 @@ def _own_rate(config: FineTuneConfig, optimizer: keras.optimizers.Optimizer) -> 
     return _inner(optimizer).get_config()["learning_rate"]
 
 
-def _compiled(model: keras.Model, loss: Loss | LossSum, optimizer: keras.optimizers.Optimizer) -> keras.Model:
-    """The model, or one of the same weights with only those outputs that have a loss."""
-    if isinstance(loss, LossSum):
-        model = keras.Model(model.input, tuple(model.outputs[place] for place in loss.places))
-    parts = loss.parts if isinstance(loss, LossSum) else (loss,)
-    model.compile(
-        optimizer=optimizer,
-        loss=joined([part.function for part in parts]),
-        metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
-    )
-    return model
-
-
-def _inputs(model: keras.Model, examples: Examples, batch_size: int, seed: int, first: int) -> dict[str, Any]:
+def _inputs(
+    model: keras.Model, examples: Examples, batch_size: int, seed: int, first: int, devices: Devices
+) -> dict[str, Any]:
     """All epochs as one endless data set, cut by its true size: Keras warns of others that they end too early."""
     if isinstance(examples, Sample):
-        batches = _epochs(_arranged(model, examples), batch_size, seed, first)
+        batches = _epochs(_arranged(model, examples), batch_size, seed, first, devices)
     else:
-        epochs = examples.epochs(batch_size, seed, first)
-        batches = epochs.map(lambda images, labels: (_structured(model, images), labels))
+        batches = examples.epochs(batch_size, seed, first)
+        batches = batches.map(lambda images, labels: (_structured(model, images), labels))
+        batches = batches if devices.count == 1 else batches.map(devices.lent)
     return {"x": batches, "steps_per_epoch": -(-examples.size // batch_size)}
 
 
@@ -231,7 +258,9 @@ def _structured(model: keras.Model, images: Any) -> Any:
     return packed(model, images) if named else images
 
 
-def _epochs(arrays: tuple[Any, Any], batch_size: int, seed: int, first: int) -> tf.data.Dataset:
+def _epochs(
+    arrays: tuple[Any, Any], batch_size: int, seed: int, first: int, devices: Devices = ONE_DEVICE
+) -> tf.data.Dataset:
     """Batches of all epochs from `first` on, each in an order that follows from seed and epoch alone."""
     size = len(tf.nest.flatten(arrays[1])[0])
 
@@ -242,7 +271,13 @@ def _epochs(arrays: tuple[Any, Any], batch_size: int, seed: int, first: int) -> 
     def gather(places: tf.Tensor, whole: Any) -> Any:
         return tf.nest.map_structure(lambda part: tf.gather(part, places), whole)
 
+    def gather_own(places: tf.Tensor, whole: Any) -> Any:
+        own, owned = devices.lent(places)
+        return *gather(own, whole), owned
+
     places = tf.data.Dataset.range(first, tf.int64.max).flat_map(order)
     whole = tf.data.Dataset.from_tensors(arrays).repeat()  # not a constant of the graph, which may have 2 GiB
-    batches = tf.data.Dataset.zip((places, whole)).map(gather, tf.data.AUTOTUNE, deterministic=True)
+    batches = tf.data.Dataset.zip((places, whole)).map(
+        gather if devices.count == 1 else gather_own, tf.data.AUTOTUNE, deterministic=True
+    )
     return batches.prefetch(tf.data.AUTOTUNE)

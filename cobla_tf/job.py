@@ -91,6 +91,9 @@ class Job:
         return {"macs": budgets, "params": budgets, "methods": self.method}
 
     def _run(self, asked: dict[str, Any], checked: dict[str, Any]) -> "Report | Curve":
+        with quiet():
+            from cobla_tf.strategy import find_devices
+        find_devices(self.config.strategy)
         logging.info("devices: %s", ", ".join(_devices()))
         from cobla_tf.pipeline import compress
         from cobla_tf.sweep import pareto
@@ -137,17 +140,23 @@ class Job:
         from cobla_tf.export import replace_with
         from cobla_tf.finetune import train, training_backup
         from cobla_tf.plan import make_plan
+        from cobla_tf.strategy import find_devices, watched
 
+        devices = find_devices(self.config.strategy)
         config, tuned = self.config, self.config.fine_tune
         plan = make_plan(model, **arguments)
+        read = {"dataset": plan.train_set, "validation": plan.held_out}
         schedule = FineTuneConfig(self.pretrain_epochs, tuned.optimizer, tuned.learning_rate)
         logging.info("training %s for %d epochs", model.name, self.pretrain_epochs)
         training = (model, plan.train_set, plan.loss, schedule, config.batch_size)
         backup = training_backup(unfinished, "pretraining", *training, config.seed)
-        train(*training, sys.stderr.isatty(), config.seed, backup)
+        with watched(devices):
+            train(*training, sys.stderr.isatty(), config.seed, backup, devices)
+        if config.output_dir is None:
+            return read
         path = replace_with(config.output_dir / "pretrained.keras", model.save)
         logging.info("the trained network lies in %s", path)
-        return {"dataset": plan.train_set, "validation": plan.held_out}
+        return read
 
 
 def _devices() -> list[str]:

@@ -66,10 +66,21 @@ class Journal:
         if self._file is None:
             return compute()
         key = digest(*question)
+        known = self.known(key)
+        return self.kept(key, compute) if known is None else known
+
+    def known(self, key: bytes) -> Array | None:
+        """The answer to the question of this digest, if it comes next in the file."""
         if self._next is not None and self._next.startswith(key):
             return self._guarded(self._replay)
         if self._next is not None:
             self._guarded(lambda: self._drop("answers another question than is asked now"))
+        return None
+
+    def kept(self, key: bytes, compute: Callable[[], Array]) -> Array:
+        """An answer that is not known, computed, and appended if there is a file."""
+        if self._file is None:
+            return np.asarray(compute(), np.float64)
         began = time.perf_counter()
         answer = np.asarray(compute(), np.float64)
         content = ANSWER.pack(key, time.perf_counter() - began) + answer.tobytes()

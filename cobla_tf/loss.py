@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from cobla_tf.elements import parts_of
 from cobla_tf.errors import DataError
@@ -12,6 +13,8 @@ from cobla_tf.errors import DataError
 Array = np.ndarray
 
 HALF_PRECISION = ("float16", "bfloat16")
+MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+"""Reductions that Keras divides by the number of replicas."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,12 @@ class Loss:
         if keras.backend.standardize_dtype(outputs.dtype) in HALF_PRECISION:
             outputs = keras.ops.cast(outputs, "float32")
         value = self.function(labels, outputs)
-        if getattr(self.function, "reduction", None) == "sum":
+        reduction = getattr(self.function, "reduction", None)
+        if reduction == "sum":
             return value
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if reduction in MEANS and replicas > 1:
+            value = value * replicas
         return keras.ops.mean(value) * keras.ops.cast(keras.ops.shape(outputs)[0], value.dtype)
 
     def hits(self, labels: Any, outputs: Any) -> Any:

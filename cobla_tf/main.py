@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags
 
+from cobla_tf.cluster import own_config, this_task
 from cobla_tf.config import (
     AUTO,
     CURVATURES,
@@ -22,6 +23,7 @@ from cobla_tf.config import (
     ROUNDINGS,
     SCHEMES,
     STARTS,
+    STRATEGIES,
     Config,
     FineTuneConfig,
     SolveConfig,
@@ -132,6 +134,10 @@ flags.DEFINE_integer(
     "batch_norm_images", Config.batch_norm_images,
     "Training images on which the statistics of BatchNorm layers are re-estimated after compression; 0 keeps them.", 0
 )  # fmt: skip
+flags.DEFINE_enum(
+    "strategy", Config.strategy, STRATEGIES, "What shares the work: one device, all of this machine, or all processes "
+    "that TF_CONFIG names.",
+)  # fmt: skip
 flags.DEFINE_string("output_dir", "cobla_out", "Where models and report go.")
 flags.DEFINE_list("exports", list(DEFAULT_EXPORTS), f"Any of {','.join(EXPORTS)}.")
 flags.DEFINE_integer(
@@ -141,7 +147,10 @@ flags.DEFINE_bool("benchmark", False, "Time the compressed network beside the or
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Entry point: parse, compress, print; exits with 0, 1 (export failed), 2 (bad input), 130 or 143 (stopped)."""
+    """Entry point: parse, compress, print.
+
+    Exits with 0, 1 (export failed), 2 (bad input), 3 (another worker is gone), 130 or 143 (stopped).
+    """
     run_with_flags("cobla_tf", main, _complete(sys.argv if argv is None else argv))
 
 
@@ -149,8 +158,10 @@ def main(argv: list[str]) -> int:
     """Run what the flags say."""
     timed_log()
     solve, fine_tune = SolveConfig(**_chosen(SolveConfig)), FineTuneConfig(**_chosen(FineTuneConfig))
-    config = Config(solve=solve, fine_tune=fine_tune, **_chosen(Config))
+    config = own_config(Config(solve=solve, fine_tune=fine_tune, **_chosen(Config)))
     outcome = Job(**_chosen(Job), config=config).run()
+    if not this_task(config.strategy).is_chief:
+        return 0
     print(f"\n{outcome}")
     return 1 if outcome.failures else 0
 

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.elements import cast, each, forward, joined, parts_of
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.loss import Loss, LossSum
@@ -47,6 +48,7 @@ class Objective:
         batch_size: images a step.
         probe: a few examples, for the form of a batch: one trace serves all batch sizes.
         precision: of products, but for evaluate(), from precision.resolve_precision.
+        devices: what shares each batch; `masked` must have been made in their scope.
 
     Attributes:
         seen: images that gradients were taken on so far, one count an image and gradient.
@@ -54,23 +56,31 @@ class Objective:
     """
 
     def __init__(
-        self, masked: MaskedModel, loss: Loss | LossSum, batch_size: int, probe: Sample, precision: str = "float32"
+        self,
+        masked: MaskedModel,
+        loss: Loss | LossSum,
+        batch_size: int,
+        probe: Sample,
+        precision: str = "float32",
+        devices: Devices = ONE_DEVICE,
     ) -> None:
         """Trace both steps."""
         self.precision = precision
         self._masked = masked
         self._loss = loss
         self._batch_size = batch_size
+        self._devices = devices
         self.seen = 0
         self.seconds = 0.0
-        self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in masked.variables]
-        self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, _signature(masked.model, probe))
+        self._sums = devices.sums(masked.variables)
+        signature = _signature(masked.model, probe)
+        self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, signature, devices)
 
     @_computed
     def value(self, masks: Array, sample: Sample) -> float:
         """E(m) on a sample, for masks float64 [n]."""
         self._masked.write(masks)
-        return self._mean(self._loss_step, sample)
+        return float(self._devices.total(self._mean(self._loss_step, sample)))
 
     @_computed
     def values(self, masks: Array, sample: Sample, groups: int) -> Array:
@@ -78,26 +88,32 @@ class Objective:
         self._masked.write(masks)
         size = -(-sample.size // groups)
         parts = (Sample(*part) for part in sample.batches(size))
-        return np.array([self._mean(self._loss_step, part) for part in parts])
+        return self._devices.total(np.array([self._mean(self._loss_step, part) for part in parts]))
 
     @_computed
     def gradient(self, masks: Array, sample: Sample) -> tuple[float, Array]:
         """E(m) and dE/dm, float64 [n], on a sample."""
         self._masked.write(masks)
-        return self._gradient(sample)
+        loss, replicas = self._gradients(sample)
+        sums = [reduce(np.add, parts) for parts in zip(*replicas, strict=True)]
+        gradient = self._masked.to_masks([total / sample.size for total in sums])
+        answer = self._devices.total(np.append(loss, gradient))
+        return float(answer[0]), answer[1:]
 
     @_computed
     def fisher(self, masks: Array, sample: Sample) -> Array:
         """Diagonal of the empirical Fisher matrix, float64 [n]: the mean over images of (dE_i/dm_j)^2.
 
         It stands in for the diagonal of the Hessian: for cross-entropy it is the Gauss-Newton matrix but for the
-        labels, which are those of the data. It costs a batch of one an image.
+        labels, which are those of the data. It costs a batch of one an image, and a replica takes one at a time.
         """
         self._masked.write(masks)
         squares = np.zeros(len(masks))
-        for image in bar(sample.batches(1), sample.size, "images"):
-            squares += self._gradient(Sample(*image))[1] ** 2
-        return squares / sample.size
+        count = self._devices.count
+        for images in bar(sample.batches(count), -(-sample.size // count), "images"):
+            for gradients in self._gradients(Sample(*images))[1]:
+                squares += self._masked.to_masks(gradients) ** 2
+        return self._devices.total(squares) / sample.size
 
     @_computed
     def constant_loss(self, masks: Array, sample: Sample) -> float:
@@ -108,22 +124,26 @@ class Objective:
         outputs = zip(*(parts_of(forward(model, images)) for images, _ in batches), strict=True)
         means = [tf.reduce_mean(tf.concat(parts, axis=0), axis=0, keepdims=True) for parts in outputs]
         constant = joined([tf.repeat(mean, sample.size, axis=0) for mean in means])
-        return float(self._loss.total(sample.labels, constant)) / sample.size
+        return float(self._devices.agreed(float(self._loss.total(sample.labels, constant)))) / sample.size
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
         self._masked.write(masks)
-        return evaluate(self._masked.model, examples, self._loss, self._batch_size)
+        return evaluate(self._masked.model, examples, self._loss, self._batch_size, self._devices)
 
-    def _gradient(self, sample: Sample) -> tuple[float, Array]:
-        for total in self._sums:
-            total.assign(tf.zeros_like(total))
+    def _gradients(self, sample: Sample) -> tuple[float, list[tuple[Array, ...]]]:
+        """This worker's part of the mean loss, and the sum of the gradients of each of its replicas."""
+        stores = [self._devices.parts(total) for total in self._sums]
+        for store in (store for replicas in stores for store in replicas):
+            store.assign(tf.zeros_like(store))
         loss = self._mean(self._gradient_step, sample)
         self.seen += sample.size
-        return loss, self._masked.to_masks([total.numpy() / sample.size for total in self._sums])
+        return loss, list(zip(*([store.numpy() for store in replicas] for replicas in stores), strict=True))
 
     def _mean(self, step: Callable[[Any, Any], Any], sample: Sample) -> float:
-        total = sum(float(step(*batch)) for batch in tensors(self._masked.model, sample, self._batch_size))
+        """This worker's part of the mean loss."""
+        batches = tensors(self._masked.model, sample, self._batch_size, self._devices)
+        total = sum(float(part) for batch in batches for part in self._devices.parts(step(*batch)))
         return total / sample.size
 
 
@@ -132,16 +152,13 @@ def _signature(model: keras.Model, probe: Sample) -> list[Any]:
     return [each(lambda part: tf.TensorSpec((None, *part.shape[1:]), part.dtype), one) for one in batch]
 
 
-def _traced(step: Callable, signature: list[Any]) -> Callable:
-    """One graph for batches of any size."""
-    return tf.function(step, input_signature=signature).get_concrete_function()
-
-
 def _steps(
-    masked: MaskedModel, loss: Loss | LossSum, sums: list[tf.Variable], signature: list[Any]
+    masked: MaskedModel, loss: Loss | LossSum, sums: list[tf.Variable], signature: list[Any], devices: Devices
 ) -> tuple[Callable, Callable]:
-    def total(images: Any, labels: Any) -> tf.Tensor:
+    def total_loss(images: Any, labels: Any) -> tf.Tensor:
         return loss.total(labels, forward(masked.model, images))
+
+    total = devices.of_own_part(total_loss)
 
     def gradient_step(images: Any, labels: Any) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -152,26 +169,40 @@ def _steps(
             store.assign_add(gradient)
         return value
 
-    return _traced(total, signature), _traced(gradient_step, signature)
+    return devices.traced(total, signature), devices.traced(gradient_step, signature)
 
 
-def tensors(model: keras.Model, examples: Examples, batch_size: int) -> Any:
-    """Batches as tensors, images in the dtype of the model's input."""
-    for images, labels in bar(examples.batches(batch_size), -(-examples.size // batch_size), "batches"):
+def tensors(model: keras.Model, examples: Examples, batch_size: int, devices: Devices = ONE_DEVICE) -> Any:
+    """What of each batch falls to this worker, as tensors, images in the dtype of the model's input."""
+    batches = bar(examples.batches(batch_size), -(-examples.size // batch_size), "batches")
+    for images, labels in filter(None, map(devices.own, batches)):
         yield each(tf.convert_to_tensor, cast(model, images)), each(tf.convert_to_tensor, labels)
 
 
-def evaluate(model: keras.Model, examples: Examples, loss: Loss | LossSum, batch_size: int) -> Evaluation:
-    """Mean loss, and accuracy where labels are classes, over all examples."""
+def evaluate(
+    model: keras.Model, examples: Examples, loss: Loss | LossSum, batch_size: int, devices: Devices = ONE_DEVICE
+) -> Evaluation:
+    """Mean loss, and accuracy where labels are classes, over all examples.
+
+    Args:
+        model: made in the scope of `devices`.
+        examples, loss, batch_size: of what, by what, and in how large steps it is judged.
+        devices: what shares each batch.
+    """
 
     def step(images: Any, labels: Any) -> tuple[tf.Tensor, tf.Tensor]:
         outputs = forward(model, images)
         hits = loss.hits(labels, outputs) if loss.labels != "other" else tf.constant(0)
         return loss.total(labels, outputs), hits
 
-    traced = _traced(step, _signature(model, examples.probe()))
+    traced = devices.traced(devices.of_own_part(step), _signature(model, examples.probe()))
     total, hits, count = 0.0, 0, 0
-    for images, labels in tensors(model, examples, batch_size):
-        value, correct = traced(images, labels)
-        total, hits, count = total + float(value), hits + int(correct), count + len(parts_of(images)[0])
-    return Evaluation(total / count, hits / count if loss.labels != "other" else None, count)
+    for images, labels in tensors(model, examples, batch_size, devices):
+        values, correct = (devices.parts(part) for part in traced(images, labels))
+        total, hits, count = total + sum(map(float, values)), hits + sum(map(int, correct)), count + _size(images)
+    total, hits, count = devices.total(np.array([total, hits, count])).tolist()
+    return Evaluation(total / count, hits / count if loss.labels != "other" else None, int(count))
+
+
+def _size(images: Any) -> int:
+    return len(parts_of(images)[0])

@@ -15,7 +15,9 @@ from cobla_tf.account import Account
 from cobla_tf.baselines.method import Method
 from cobla_tf.batchnorm import batch_norms, reestimate
 from cobla_tf.budgets import merge_budgets
+from cobla_tf.cluster import own_config
 from cobla_tf.config import LAYERS, Config
+from cobla_tf.devices import Devices
 from cobla_tf.digest import digest
 from cobla_tf.distillation import softened
 from cobla_tf.errors import DataError
@@ -34,8 +36,10 @@ from cobla_tf.report_parts import Evaluation
 from cobla_tf.resources import Resource
 from cobla_tf.result import Result
 from cobla_tf.selection import COBLA, method_name, select_ranks
+from cobla_tf.shared_journal import SharedJournal
 from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.speed import benchmark
+from cobla_tf.strategy import find_devices, watched
 from cobla_tf.surgery import rebuild
 from cobla_tf.unfinished import Unfinished, held
 from cobla_tf.watched_solve import make_solver
@@ -87,7 +91,9 @@ def compress(
     Raises:
         CoblaError: bad input, found before any work, with one sentence that says what to do.
     """
-    config = config or Config()
+    config = own_config(config or Config())
+    devices = find_devices(config.strategy)
+    devices.check_batch(config.batch_size)
     keras.utils.set_random_seed(config.seed)
     choice = {
         "budgets": merge_budgets(macs, params, budgets),
@@ -95,14 +101,17 @@ def compress(
         "exclude": list(exclude),
         "layers": layers,
     }
-    with held(config.output_dir):
+    with watched(devices), held(config.output_dir):
         account = Account()
         with account.clock("checks and decomposition"), doing("checks and decomposition"):
             data = {"dataset": dataset, "validation": validation, "loss": loss}
             plan = make_plan(model, **data, **choice, resources=resources, method=method, config=config)
         if warm is not None:
             warm.check(plan.sites.layout.size)
-        return _Run(config, model, plan, {"method": method_name(method), **choice}, account).compress(warm)
+        run = _Run(config, model, plan, {"method": method_name(method), **choice}, account, devices)
+        result = run.compress(warm)
+        devices.meet()
+        return result
 
 
 @dataclass
@@ -114,6 +123,7 @@ class _Run:
     plan: Plan
     asked: dict[str, Any]
     account: Account
+    devices: Devices
 
     def compress(self, warm: WarmStart | None) -> Result:
         """Go on where an earlier attempt had come to, if there was one."""
@@ -123,6 +133,8 @@ class _Run:
                 header = fingerprint(self.model, self.plan, self.asked, self.config)
                 journal = Journal(unfinished.path("solve.journal", digest(sorted(header.items()))), header)
             self.account.journal = journal
+        if self.devices.workers > 1:
+            self.account.journal = SharedJournal(self.account.journal, self.devices)
         with closing(self.account.journal):
             result = self._compress(warm, unfinished)
         unfinished.remove()
@@ -149,8 +161,9 @@ class _Run:
         return Result(compressed, report, solution.warm)
 
     def _judge(self, stage: str, model: keras.Model) -> Evaluation:
-        plan, journal, size = self.plan, self.account.journal, self.config.batch_size
-        return self.account.evaluate(stage, lambda: evaluate_recorded(journal, model, plan.held_out, plan.loss, size))
+        plan, journal = self.plan, self.account.journal
+        asked = (model, plan.held_out, plan.loss, self.config.batch_size, self.devices)
+        return self.account.evaluate(stage, lambda: evaluate_recorded(journal, *asked))
 
     def _judge_original(self) -> None:
         original = self._judge("original", self.model)
@@ -196,6 +209,7 @@ class _Run:
         with self.account.clock("batch statistics"):
             sample = self.plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
             reestimate(model, sample, config.batch_size)
+            self.devices.share_weights(model.variables)
         self.account.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
 
     def _fine_tune(self, model: keras.Model, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
@@ -210,7 +224,7 @@ class _Run:
                 examples, loss = softened(self.model, examples, loss, share, config.batch_size)
             training = (model, examples, loss, config.fine_tune, config.batch_size)
             backup = training_backup(unfinished, "fine_tuning", *training, config.seed)
-            history = train(*training, sys.stderr.isatty(), config.seed, backup)
+            history = train(*training, sys.stderr.isatty(), config.seed, backup, self.devices)
         account.seconds["fine-tuning"] += backup.seconds
         if backup.restored:
             account.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")

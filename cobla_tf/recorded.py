@@ -7,12 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.journal import Journal
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.objective import Objective, evaluate
 from cobla_tf.progress import doing
 from cobla_tf.report_parts import Evaluation
+from cobla_tf.shared_journal import SharedJournal
 
 Array = np.ndarray
 
@@ -30,7 +32,7 @@ class RecordedObjective:
     """
 
     objective: Objective
-    journal: Journal
+    journal: Journal | SharedJournal
     seen: int = 0
     seconds: float = 0.0
     stage: str = "solve"
@@ -78,14 +80,24 @@ def _flat(answer: float | Array | tuple[float, Array]) -> Array:
 
 
 def evaluate_recorded(
-    journal: Journal, model: keras.Model, examples: Examples, loss: Loss | LossSum, batch_size: int
+    journal: Journal | SharedJournal,
+    model: keras.Model,
+    examples: Examples,
+    loss: Loss | LossSum,
+    batch_size: int,
+    devices: Devices = ONE_DEVICE,
 ) -> Evaluation:
-    """As `objective.evaluate`, through a journal."""
-    weights = model.get_weights()
-    return _evaluation(journal, (weights, examples), lambda: evaluate(model, examples, loss, batch_size))
+    """As `objective.evaluate`, through a journal, of a model on one device."""
+    return _evaluation(
+        journal,
+        (model.get_weights(), examples),
+        lambda: evaluate(devices.copied(model), examples, loss, batch_size, devices),
+    )
 
 
-def _evaluation(journal: Journal, question: tuple[Any, ...], compute: Callable[[], Evaluation]) -> Evaluation:
+def _evaluation(
+    journal: Journal | SharedJournal, question: tuple[Any, ...], compute: Callable[[], Evaluation]
+) -> Evaluation:
     """An evaluation as float64 [3] and back; an accuracy that does not exist is NaN in between."""
 
     def numbers() -> Array:

@@ -115,10 +115,14 @@ def _sampled_loss(
     """The loss under an allocation on one random sample of the training images, and the size of the sample."""
     from cobla_tf.objective import Objective
     from cobla_tf.recorded import RecordedObjective
+    from cobla_tf.strategy import find_devices
     from cobla_tf.surgery import mask_model
 
-    masked = mask_model(model, plan.sites, config.solve.gradient)
-    objective = RecordedObjective(Objective(masked, plan.loss, config.batch_size, plan.train_set.probe()), journal)
+    devices = find_devices(config.strategy)
+    with devices.scope():
+        masked = mask_model(model, plan.sites, config.solve.gradient)
+    computed = Objective(masked, plan.loss, config.batch_size, plan.train_set.probe(), devices=devices)
+    objective = RecordedObjective(computed, journal)
     size = config.solve.sample_size(plan.train_set.size)
     sample = plan.train_set.draw(size, np.random.default_rng(config.seed))
 

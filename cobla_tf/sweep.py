@@ -9,6 +9,7 @@ import keras
 from absl import logging
 
 from cobla_tf.budgets import check_budgets
+from cobla_tf.cluster import own_config
 from cobla_tf.config import AUTO, RANK_METHODS, Config
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
@@ -58,7 +59,7 @@ def pareto(
     Raises:
         CoblaError: bad input, or no budget that can be met.
     """
-    config = config or Config()
+    config = own_config(config or Config())
     asked = _asked({"macs": macs, "params": params, **(budgets or {})})
     check_sweep(methods, asked, [resource.name for resource in options.get("resources", ())])
     check_model(model)

@@ -9,17 +9,18 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from cobla_tf.errors import CoblaError, ConfigError, OutputError
+from cobla_tf.errors import CoblaError, ConfigError, OutputError, WorkerError
 from cobla_tf.flagfiles import resolve_flagfiles
 
 HELP = frozenset({"help", "helpfull", "helpshort", "helpxml", "h", "?"})
-BAD_INPUT = 2
+BAD_INPUT, WORKER_GONE = 2, 3
 
 
 def run_with_flags(name: str, main: Callable[[list[str]], int | None], argv: list[str]) -> NoReturn:
     """Parse flags, flagfiles included, call `main`, and end the process with what it returns.
 
-    It ends with 2 and one sentence on bad input, and with 128 and the signal's number on SIGINT and SIGTERM.
+    It ends with 2 and one sentence on bad input, with 3 where another worker is gone, and with 128 and the signal's
+    number on SIGINT and SIGTERM.
 
     Args:
         name: of the command, in front of its sentences.
@@ -46,7 +47,7 @@ def bad_input(name: str, error: CoblaError | OSError) -> int:
     if isinstance(error, OSError):  # of a path that no check of ours had foreseen
         error = OutputError(f"the system refuses {error.filename or 'a file'}: {error.strerror or error}.")
     print(f"{name}: error: {error}", file=sys.stderr)
-    return BAD_INPUT
+    return WORKER_GONE if isinstance(error, WorkerError) else BAD_INPUT
 
 
 def given(argv: Sequence[str]) -> set[str]:

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.errors import first_line
 from cobla_tf.export import replace_with
 from cobla_tf.unfinished import PREVIOUS
@@ -54,14 +55,20 @@ class TrainingBackup(keras.callbacks.Callback):
         self.restored, self.seconds = 0, 0.0
         self._path, self._key = path, key.hex()
 
-    def restore(self, model: keras.Model, best: "BestWeights") -> int:
-        """Bring a compiled model, its optimiser and `best` to the state in the file; the number of epochs done."""
+    def restore(self, model: keras.Model, best: "BestWeights", devices: Devices = ONE_DEVICE) -> int:
+        """Bring a compiled model, its optimiser and `best` to the state in the file; the number of epochs done.
+
+        The chief's file counts for all workers.
+        """
         self._best = best
-        model.optimizer.build(model.trainable_variables)
+        with devices.scope():
+            model.optimizer.build(model.trainable_variables)
         for path in [] if self._path is None else [self._path, _previous(self._path)]:
             if path.exists() and self._restore(path, _variables(model)):
                 logging.info("resumed: %d epochs of training are from an earlier attempt (%s)", self.restored, path)
                 break
+        if devices.workers > 1:
+            self._share(devices, model)
         return self.restored
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -90,6 +97,14 @@ class TrainingBackup(keras.callbacks.Callback):
             np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
             file.flush()
             os.fsync(file.fileno())
+
+    def _share(self, devices: Devices, model: keras.Model) -> None:
+        best = self._best
+        restored, epoch, best.loss = devices.agreed(np.array([self.restored, best.epoch, best.loss])).tolist()
+        self.restored, best.epoch = int(restored), int(epoch)
+        if self.restored:
+            devices.share_weights(_variables(model))
+            best.weights = [devices.agreed(weight) for weight in best.weights or model.get_weights()]
 
     def _restore(self, path: Path, variables: list[Any]) -> bool:
         try:

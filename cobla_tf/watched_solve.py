@@ -11,13 +11,15 @@ from cobla_tf.objective import Objective
 from cobla_tf.plan import Plan
 from cobla_tf.recorded import RecordedObjective
 from cobla_tf.report_parts import IterationRecord
+from cobla_tf.shared_journal import SharedJournal
 from cobla_tf.solution import WarmStart
 from cobla_tf.solve import Solver
+from cobla_tf.strategy import find_devices
 from cobla_tf.surgery import mask_model
 
 
 def make_solver(
-    model: keras.Model, plan: Plan, config: Config, journal: Journal, warm: WarmStart | None = None
+    model: keras.Model, plan: Plan, config: Config, journal: Journal | SharedJournal, warm: WarmStart | None = None
 ) -> Solver:
     """Make ready to optimise the masks of a model.
 
@@ -31,9 +33,12 @@ def make_solver(
     Raises:
         OutputError: the scalars cannot be written.
     """
-    masked = mask_model(model, plan.sites, config.solve.gradient)
+    devices = find_devices(config.strategy)
+    with devices.scope():
+        masked = mask_model(model, plan.sites, config.solve.gradient)
     probe = plan.train_set.probe()
-    objective = RecordedObjective(Objective(masked, plan.loss, config.batch_size, probe, plan.precision), journal)
+    computed = Objective(masked, plan.loss, config.batch_size, probe, plan.precision, devices)
+    objective = RecordedObjective(computed, journal)
     events = EventFile(config.output_dir) if config.output_dir is not None else None
     budgeted = np.isfinite(plan.limits)
 

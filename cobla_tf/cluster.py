@@ -1,0 +1,76 @@
+"""Which processes work on one run, as TF_CONFIG tells it; known before TensorFlow is imported."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from cobla_tf.config import MULTI_WORKER, Config
+from cobla_tf.errors import ConfigError
+
+VARIABLE = "TF_CONFIG"
+EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+JOBS = ("chief", "worker")
+
+
+@dataclass(frozen=True)
+class Task:
+    """This process among those that work on one run.
+
+    Attributes:
+        index: from 0 on; 0 is the chief, who writes all files.
+        count: of processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.index == 0
+
+
+def this_task(strategy: str) -> Task:
+    """This process's place.
+
+    Args:
+        strategy: one of config.STRATEGIES.
+
+    Raises:
+        ConfigError: several processes are asked for, and TF_CONFIG does not say which.
+    """
+    if strategy != MULTI_WORKER:
+        return Task()
+    text = os.environ.get(VARIABLE)
+    if not text:
+        raise ConfigError(
+            f"strategy multi_worker needs the environment variable {VARIABLE} in every process, which is not set; give "
+            f"the first of two processes {VARIABLE}='{EXAMPLE}', and the second one index 1."
+        )
+    try:
+        return _read(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{VARIABLE} must be of the form {EXAMPLE}, got {text!r}.") from error
+
+
+def _read(content: Any) -> Task:
+    cluster, task = content["cluster"], content["task"]
+    sizes = {job: len([str(address) for address in cluster[job]]) for job in JOBS if job in cluster}
+    kind, index = task["type"], int(task["index"])
+    if set(cluster) - set(JOBS) or not 0 <= index < sizes[kind] or sizes.get("chief", 1) != 1:
+        raise ValueError("not a cluster of one chief and workers")
+    before = sizes.get("chief", 0) if kind == "worker" else 0
+    return Task(before + index, sum(sizes.values()))
+
+
+def own_config(config: Config) -> Config:
+    """A user's settings as they are for this process: files and timings are the chief's alone.
+
+    Raises:
+        ConfigError: as `this_task`.
+    """
+    if this_task(config.strategy).is_chief:
+        return config
+    return dataclasses.replace(config, output_dir=None, benchmark=False)

@@ -1,0 +1,92 @@
+"""Setting up a strategy of tf.distribute, and what becomes of a run that loses a worker."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import tensorflow as tf
+from absl import logging
+
+from cobla_tf.cluster import Task, this_task
+from cobla_tf.config import MIRRORED, MULTI_WORKER
+from cobla_tf.devices import ONE_DEVICE, Devices
+from cobla_tf.errors import ConfigError, WorkerError, first_line
+
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+)
+"""What TensorFlow raises in a collective operation when a peer has gone."""
+
+
+@cache
+def find_devices(name: str) -> Devices:
+    """The devices of a strategy; the same object for every call in a process.
+
+    Args:
+        name: one of config.STRATEGIES. "multi_worker" waits for the other workers, and must come before TensorFlow
+            computes anything in this process.
+
+    Raises:
+        ConfigError: TF_CONFIG is missing or wrong, or TensorFlow is at work already.
+        WorkerError: this worker cannot join the others.
+    """
+    if name not in (MIRRORED, MULTI_WORKER):
+        return ONE_DEVICE
+    task = this_task(name)
+    tf.get_logger().setLevel("WARNING")  # it tells of every collective operation
+    if name == MIRRORED:
+        found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        strategy = tf.distribute.MirroredStrategy([device.name for device in found])
+    else:
+        strategy = _multi_worker(task)
+    devices = Devices(strategy, task)
+    logging.info("strategy %s: %d workers, %d replicas of the network", name, devices.workers, devices.count)
+    if name == MIRRORED and devices.count == 1:
+        logging.info("there is one device only, so mirrored is the same as one_device")
+    return devices
+
+
+def _multi_worker(task: Task) -> tf.distribute.Strategy:
+    logging.info("worker %d of %d waits for the others", task.index, task.count)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise ConfigError(
+            "strategy multi_worker must be set up before TensorFlow computes anything: call "
+            f"cobla_tf.find_devices('multi_worker') at the start of the program ({first_line(error)})."
+        ) from error
+    except tf.errors.OpError as error:
+        raise WorkerError(
+            f"worker {task.index} cannot join the others ({_brief(error)}); the addresses in TF_CONFIG must be "
+            "free and within reach of all workers."
+        ) from error
+
+
+@contextmanager
+def watched(devices: Devices) -> Iterator[None]:
+    """Inside, what TensorFlow raises when another worker is gone becomes a sentence.
+
+    Raises:
+        WorkerError: another worker has stopped or cannot be reached.
+    """
+    try:
+        yield
+    except LOST as error:
+        if devices.workers == 1:
+            raise
+        raise WorkerError(
+            f"another worker has stopped or cannot be reached ({_brief(error)}); start all workers again, in this "
+            "or another number, and the run goes on where it was."
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    """Without the name of the operation, which TensorFlow puts in front in double braces."""
+    return re.sub(r"\{\{.*?\}\} *", "", first_line(error))[:200]
