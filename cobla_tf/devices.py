@@ -16,7 +16,7 @@ import tensorflow as tf
 from cobla_tf.cluster import Task
 from cobla_tf.elements import each, parts_of
 from cobla_tf.errors import ConfigError
-from cobla_tf.graph import transform
+from cobla_tf.rewrite import transform
 
 Array = np.ndarray
 Total = Callable[[Any, Any], Any]
