@@ -9,11 +9,11 @@ import pytest
 import replicas_job
 from cobla_tf.experiments.benchmarks.workers import free_ports
 
-from cobla_tf import Config, ConfigError
+from cobla_tf import Config
 from cobla_tf.cluster import Task, own_config, this_task
 from cobla_tf.devices import ONE_DEVICE, bounds
 from cobla_tf.digest import digest
-from cobla_tf.errors import WorkerError
+from cobla_tf.errors import ConfigError, WorkerError
 from cobla_tf.journal import Journal
 from cobla_tf.shared_journal import SharedJournal
 from cobla_tf.strategy import find_devices
