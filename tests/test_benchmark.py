@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 from cobla_tf.experiments.benchmarks import latency as runner
+from cobla_tf.experiments.benchmarks.narrow import narrow
 
 import cobla_tf
 from cobla_tf import latency, speed
@@ -131,10 +132,19 @@ def test_the_runner_compares_a_budget_on_macs_with_one_on_time(tmp_path, capsys)
     runner.main([f"--models={tmp_path}/net.keras", "--schemes=channel", "--seconds=0", "--budget=0.6", "--sites"])
     out = capsys.readouterr().out
     rows = [line.split(" | ") for line in out.splitlines() if line.startswith(str(tmp_path))]
-    assert [row[2] for row in rows] == ["macs", "latency"]
+    assert [row[2] for row in rows] == ["macs", "latency", "latency"]
     assert float(rows[0][3]) <= 0.6
     assert float(rows[1][4]) <= 0.6
+    assert float(rows[2][4]) <= float(rows[0][4])
     assert "MACs kept" in out
+
+
+def test_the_narrow_network_comes_with_its_digits():
+    model, train, test = narrow(epochs=1, images=64)
+    assert train[0].shape == (64, *model.inputs[0].shape[1:])
+    assert len(test[1]) == 500
+    sites = find_sites(model, "channel")
+    assert [site.original[0] for site in sites.found[1:4]] == [32 * 32 * 9 * 16 * 16] * 3
 
 
 def test_the_command_writes_a_table_for_another_run(tmp_path, capsys, monkeypatch):
