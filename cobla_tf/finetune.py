@@ -1,50 +1,23 @@
 """Training a network on, through model.fit with YellowFin or any Keras optimiser."""
 
-import inspect
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from cobla_tf.config import FineTuneConfig
 from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.digest import digest
-from cobla_tf.elements import cast, joined, packed
-from cobla_tf.errors import ConfigError
-from cobla_tf.examples import Examples, Sample
+from cobla_tf.elements import joined
+from cobla_tf.examples import Examples
+from cobla_tf.feeding import training_batches, validation_batches
 from cobla_tf.loss import Loss, LossSum
+from cobla_tf.optimizers import make_optimizer, scheduled_optimizer
 from cobla_tf.replicated import ReplicatedModel, clip_sums
 from cobla_tf.training_backup import TrainingBackup
 from cobla_tf.unfinished import Unfinished
-from cobla_tf.yellowfin import YellowFin
-
-CLIP_NORM = 1.0
-"""Global gradient norm: the first steps after a coarse approximation are otherwise the largest of all."""
-LEARNING_RATE = 1e-3
-"""Of the first step of an optimiser named without one."""
-
-
-def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
-    """A fresh optimiser, by its name in any case or like the one given.
-
-    Gradients are clipped to CLIP_NORM in all, save for YellowFin, which clips by what it measures.
-
-    Raises:
-        ConfigError: no optimiser has such a name.
-    """
-    given = config.optimizer
-    if isinstance(given, keras.optimizers.Optimizer):
-        optimizer = type(given).from_config(given.get_config())
-    else:
-        optimizer = _optimizer_class(given)()
-    if not _tunes_itself(optimizer):
-        optimizer.global_clipnorm = CLIP_NORM
-    return optimizer
 
 
 def train(
@@ -82,14 +55,14 @@ def train(
     held_out = {}
     if config.validation_share:
         examples, validation = examples.split(config.validation_share, np.random.default_rng(seed))
-        held_out = _held_out(_arranged(model, validation), batch_size, devices)
+        held_out = validation_batches(model, validation, batch_size, devices)
     steps = -(-examples.size // batch_size) * config.epochs
-    trained = _compiled(model, loss, lambda: _scheduled(config, steps), devices)
+    trained = _compiled(model, loss, lambda: scheduled_optimizer(config, steps), devices)
     best, backup = BestWeights(config.patience), backup or TrainingBackup()
     done = backup.restore(trained, best, devices)
     if done < config.epochs:
         trained.fit(
-            **_inputs(trained, examples, batch_size, seed, done, devices),
+            **training_batches(trained, examples, batch_size, seed, done, devices),
             **held_out,
             initial_epoch=done,
             epochs=config.epochs,
@@ -127,13 +100,6 @@ def _compiled(
         metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
     )
     return model
-
-
-def _held_out(arrays: tuple[Any, Any], batch_size: int, devices: Devices) -> dict[str, Any]:
-    """Images set apart, as fit takes them."""
-    if devices.count == 1:
-        return {"validation_data": arrays, "validation_batch_size": batch_size}
-    return {"validation_data": tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size).map(devices.lent)}
 
 
 def training_backup(
@@ -193,91 +159,3 @@ class BestWeights(keras.callbacks.Callback):
         self.model.set_weights(self.weights)
         kept = f"after epoch {self.epoch}, the best (loss {self.loss:.4g})," if self.epoch else "from before it"
         return f"fine-tuning diverged to NaN in epoch {self.diverged_in}; the weights {kept} are kept"
-
-
-def _optimizer_class(name: object) -> type[keras.optimizers.Optimizer]:
-    """The class of that name; only those that have a learning rate can be made from a name alone."""
-    known = {"yellowfin": YellowFin}
-    for key, value in vars(keras.optimizers).items():
-        if inspect.isclass(value) and "learning_rate" in inspect.signature(value).parameters:
-            known[key.lower()] = value
-    wanted = str(name).lower()
-    if wanted not in known:
-        nearest = ", ".join(map(repr, get_close_matches(wanted, known, n=3, cutoff=0)))
-        raise ConfigError(
-            f"optimizer must be 'yellowfin', a Keras optimiser or its name, got {name!r}; the nearest are {nearest}."
-        )
-    return known[wanted]
-
-
-def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _tunes_itself(optimizer: keras.optimizers.Optimizer) -> bool:
-    return isinstance(_inner(optimizer), YellowFin)
-
-
-def _scheduled(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer:
-    """The optimiser with its learning rate falling to zero along a half cosine, unless it has a schedule of its own."""
-    optimizer = make_optimizer(config)
-    rate = config.learning_rate or _own_rate(config, optimizer)
-    if isinstance(rate, float):
-        optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(rate, steps)
-    return optimizer
-
-
-def _own_rate(config: FineTuneConfig, optimizer: keras.optimizers.Optimizer) -> Any:
-    """Of the first step where none is asked for: a number, or the description of a schedule."""
-    if isinstance(config.optimizer, str) and not _tunes_itself(optimizer):
-        return LEARNING_RATE
-    return _inner(optimizer).get_config()["learning_rate"]
-
-
-def _inputs(
-    model: keras.Model, examples: Examples, batch_size: int, seed: int, first: int, devices: Devices
-) -> dict[str, Any]:
-    """All epochs as one endless data set, cut by its true size: Keras warns of others that they end too early."""
-    if isinstance(examples, Sample):
-        batches = _epochs(_arranged(model, examples), batch_size, seed, first, devices)
-    else:
-        batches = examples.epochs(batch_size, seed, first)
-        batches = batches.map(lambda images, labels: (_structured(model, images), labels))
-        batches = batches if devices.count == 1 else batches.map(devices.lent)
-    return {"x": batches, "steps_per_epoch": -(-examples.size // batch_size)}
-
-
-def _arranged(model: keras.Model, sample: Sample) -> tuple[Any, Any]:
-    """Images and labels as fit takes them."""
-    return _structured(model, cast(model, sample.images)), sample.labels
-
-
-def _structured(model: keras.Model, images: Any) -> Any:
-    """A tuple is as good as a list, which tf.data does not know."""
-    named = not isinstance(model, keras.Sequential) and isinstance(model.input, dict)
-    return packed(model, images) if named else images
-
-
-def _epochs(
-    arrays: tuple[Any, Any], batch_size: int, seed: int, first: int, devices: Devices = ONE_DEVICE
-) -> tf.data.Dataset:
-    """Batches of all epochs from `first` on, each in an order that follows from seed and epoch alone."""
-    size = len(tf.nest.flatten(arrays[1])[0])
-
-    def order(epoch: tf.Tensor) -> tf.data.Dataset:
-        places = tf.random.experimental.stateless_shuffle(tf.range(size), seed=[seed, epoch])
-        return tf.data.Dataset.from_tensor_slices(places).batch(batch_size)
-
-    def gather(places: tf.Tensor, whole: Any) -> Any:
-        return tf.nest.map_structure(lambda part: tf.gather(part, places), whole)
-
-    def gather_own(places: tf.Tensor, whole: Any) -> Any:
-        own, owned = devices.lent(places)
-        return *gather(own, whole), owned
-
-    places = tf.data.Dataset.range(first, tf.int64.max).flat_map(order)
-    whole = tf.data.Dataset.from_tensors(arrays).repeat()  # not a constant of the graph, which may have 2 GiB
-    batches = tf.data.Dataset.zip((places, whole)).map(
-        gather if devices.count == 1 else gather_own, tf.data.AUTOTUNE, deterministic=True
-    )
-    return batches.prefetch(tf.data.AUTOTUNE)

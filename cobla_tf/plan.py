@@ -17,10 +17,10 @@ from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.export import check_exports, check_writable
-from cobla_tf.finetune import make_optimizer
 from cobla_tf.graph import check_model
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.losses import resolve_loss
+from cobla_tf.optimizers import make_optimizer
 from cobla_tf.precision import resolve_precision
 from cobla_tf.qp import resolve_solver
 from cobla_tf.reading import as_examples

@@ -5,8 +5,9 @@ from cobla_tf.experiments.benchmarks.optimizers import compare
 
 from cobla_tf.config import FineTuneConfig
 from cobla_tf.errors import ConfigError
-from cobla_tf.finetune import CLIP_NORM, LEARNING_RATE, BestWeights, make_optimizer, train
+from cobla_tf.finetune import BestWeights, train
 from cobla_tf.losses import resolve_loss
+from cobla_tf.optimizers import CLIP_NORM, LEARNING_RATE, make_optimizer
 from cobla_tf.reading import as_examples
 from cobla_tf.yellowfin import YellowFin
 from tests.networks import images_and_labels, small_cnn

@@ -1,0 +1,73 @@
+"""The optimiser of a training: by name or a copy of one given, and its learning rate."""
+
+import inspect
+from difflib import get_close_matches
+from typing import Any
+
+import keras
+
+from cobla_tf.config import FineTuneConfig
+from cobla_tf.errors import ConfigError
+from cobla_tf.yellowfin import YellowFin
+
+CLIP_NORM = 1.0
+"""Global gradient norm: the first steps after a coarse approximation are otherwise the largest of all."""
+LEARNING_RATE = 1e-3
+"""Of the first step of an optimiser named without one."""
+
+
+def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
+    """A fresh optimiser, by its name in any case or like the one given.
+
+    Gradients are clipped to CLIP_NORM in all, save for YellowFin, which clips by what it measures.
+
+    Raises:
+        ConfigError: no optimiser has such a name.
+    """
+    given = config.optimizer
+    if isinstance(given, keras.optimizers.Optimizer):
+        optimizer = type(given).from_config(given.get_config())
+    else:
+        optimizer = _optimizer_class(given)()
+    if not _tunes_itself(optimizer):
+        optimizer.global_clipnorm = CLIP_NORM
+    return optimizer
+
+
+def scheduled_optimizer(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer:
+    """The optimiser with its learning rate falling to zero along a half cosine, unless it has a schedule of its own."""
+    optimizer = make_optimizer(config)
+    rate = config.learning_rate or _own_rate(config, optimizer)
+    if isinstance(rate, float):
+        optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    return optimizer
+
+
+def _optimizer_class(name: object) -> type[keras.optimizers.Optimizer]:
+    """The class of that name; only those that have a learning rate can be made from a name alone."""
+    known = {"yellowfin": YellowFin}
+    for key, value in vars(keras.optimizers).items():
+        if inspect.isclass(value) and "learning_rate" in inspect.signature(value).parameters:
+            known[key.lower()] = value
+    wanted = str(name).lower()
+    if wanted not in known:
+        nearest = ", ".join(map(repr, get_close_matches(wanted, known, n=3, cutoff=0)))
+        raise ConfigError(
+            f"optimizer must be 'yellowfin', a Keras optimiser or its name, got {name!r}; the nearest are {nearest}."
+        )
+    return known[wanted]
+
+
+def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _tunes_itself(optimizer: keras.optimizers.Optimizer) -> bool:
+    return isinstance(_inner(optimizer), YellowFin)
+
+
+def _own_rate(config: FineTuneConfig, optimizer: keras.optimizers.Optimizer) -> Any:
+    """Of the first step where none is asked for: a number, or the description of a schedule."""
+    if isinstance(config.optimizer, str) and not _tunes_itself(optimizer):
+        return LEARNING_RATE
+    return _inner(optimizer).get_config()["learning_rate"]
