@@ -52,9 +52,20 @@ class SampledLoss:
         if self.count < self.examples.size:
             judges = min(JUDGES, -(-self.count // 2), -(-self.examples.size // 10))
             self.examples, self.judges = self.examples.reserve(judges, self.rng)
-        grows = self.growing and self.renew_every and self.judges is not None
-        first = max(1, round(self.count * FIRST_SHARE)) if grows else self.count
-        self.sample = self.examples.draw(first, self.rng)
+        self.sample = self.examples.draw(self._least if self._grows else self.count, self.rng)
+
+    def shrink(self) -> None:
+        """Begin with a small sample again, where samples grow."""
+        if self._grows:
+            self.sample = self.examples.draw(self._least, self.rng)
+
+    @property
+    def _grows(self) -> bool:
+        return bool(self.growing and self.renew_every and self.judges is not None)
+
+    @property
+    def _least(self) -> int:
+        return max(1, round(self.count * FIRST_SHARE))
 
     def gradient(self, x: Array) -> tuple[float, Array]:
         """E and its gradient."""

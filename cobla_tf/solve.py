@@ -216,6 +216,8 @@ class Solver:
         free = rounded.kept & ~self.layout.spread(self.whole)
         if not self.config.refine_iterations or not free.any():
             return rounded
+        if self.warm:
+            self.oracle.shrink()
         spent = self.loop.evaluations
         self.gradients, self.values = self.gradients + spent.gradients, self.values + spent.values
         lower, upper = np.where(free, LEAST_SCALE, rounded.scale), np.where(free, LARGEST_SCALE, rounded.scale)

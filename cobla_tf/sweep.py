@@ -1,6 +1,7 @@
 """pareto(): the whole trade-off between accuracy and cost, each budget's solve begun from the last one's solution."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from cobla_tf.solution import WarmStart
 from cobla_tf.unfinished import held, removed_together
 
 FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
-WARM_SHARE = 2
-"""A solve that starts from another's solution has this part of the iterations."""
+WARM_SHARE, WARM_RESCALING = 1 / 4, 2 / 3
+"""Of the iterations, and of those of re-scaling, what a solve from another's solution has. More of the first hardly
+lower the relaxed loss; re-scaling makes good what rounding costs, which is new at every budget."""
 
 Budgets = dict[str, float]
 
@@ -118,8 +120,8 @@ class _Sweep:
         if shorter:
             solve = dataclasses.replace(
                 solve,
-                iterations=-(-solve.iterations // WARM_SHARE),
-                refine_iterations=-(-solve.refine_iterations // WARM_SHARE),
+                iterations=math.ceil(solve.iterations * WARM_SHARE),
+                refine_iterations=math.ceil(solve.refine_iterations * WARM_RESCALING),
             )
         return dataclasses.replace(self.config, solve=solve, output_dir=None if folder is None else folder / name)
 

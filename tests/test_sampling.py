@@ -58,6 +58,17 @@ def test_samples_grow_from_a_quarter_and_last_their_iterations():
     assert sizes(sampled(numbered(400), 40, growing=False)) == [40] * 25
 
 
+@pytest.mark.parametrize(("renew_every", "growing", "size"), [(1, True, 10), (1, False, 40), (0, True, 40)])
+def test_samples_that_grow_can_begin_small_again(renew_every, growing, size):
+    loss = sampled(numbered(400), 40, renew_every, growing)
+    sizes(loss)
+    before = set(loss.sample.labels)
+    loss.shrink()
+    assert loss.sample.size == size
+    assert (set(loss.sample.labels) == before) == (size == 40)
+    assert not set(loss.sample.labels) & set(loss.judges.labels)
+
+
 def test_every_renewal_is_another_sample():
     loss = sampled(numbered(400), 40, renew_every=2, growing=False)
     first = set(loss.sample.labels)
