@@ -160,7 +160,7 @@ class FineTuneConfig:
         _require(rate is None or 0 < rate < float("inf"), "learning_rate", "positive or None", rate)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All that compress() can be told beside the model, the data and the budgets."""
 

@@ -26,9 +26,9 @@ from cobla_tf.solution import WarmStart
 from cobla_tf.unfinished import held, removed_together
 
 FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
-WARM_SHARE, WARM_RESCALING = 1 / 4, 2 / 3
-"""Of the iterations, and of those of re-scaling, what a solve from another's solution has. More of the first hardly
-lower the relaxed loss; re-scaling makes good what rounding costs, which is new at every budget."""
+WARM_SHARE, WARM_RESCALING = 1 / 2, 2 / 3
+"""Of the iterations, and of those of re-scaling, what a solve from another's solution has: fewer end at a higher loss
+where budgets are tight."""
 
 Budgets = dict[str, float]
 

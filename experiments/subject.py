@@ -122,7 +122,9 @@ class Subject:
             exclude=self.exclude,
             validation=self.test,
             method=method,
-            config=Config(solve or self.solve, self.fine_tune, self.batch_size, seed or 0),
+            config=Config(
+                solve=solve or self.solve, fine_tune=self.fine_tune, batch_size=self.batch_size, seed=seed or 0
+            ),
         )
         found = _summary(result)
         if self.top:

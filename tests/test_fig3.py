@@ -36,6 +36,11 @@ def results(folder, comparison):
     return ResultFile(folder, "fig3", comparison.subject.configuration(), KEYS)
 
 
+def test_each_seed_is_a_run_of_its_own(comparison):
+    first, again, other = (comparison.result(Cell("spatial", 0.4, "cobla", seed, 300)) for seed in (0, 0, 1))
+    assert first["loss"] == again["loss"] != other["loss"]
+
+
 def test_smoke_from_the_command_line(tmp_path):
     flags = ["--smoke", "--methods=greedy_accuracy,pos_cvx", f"--output={tmp_path}"]
     command = [sys.executable, "-m", "cobla_tf.experiments.fig3", *flags]
