@@ -36,7 +36,7 @@ def test_every_flag_in_the_text_exists():
     named = set(re.findall(r"--(?:no(?=band|growing|continuation))?([a-z_]+)\b(?!\()", README + WORKSPACE))
     others = {"help", "verbosity", "logdir", "flagfile", "check", "durations", "maxfail", "vary", "smoke", "etas"}
     others |= {"seeds", "ranks", "output", "models", "networks", "methods", "schemes", "repetitions"}
-    others |= {"check_input", "check_output", "seconds", "sites", "budget"}
+    others |= {"check_input", "check_output", "seconds", "sites", "budget", "images", "momenta"}
     assert named - others <= set(documented_flags())
 
 
