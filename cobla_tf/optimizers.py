@@ -38,8 +38,8 @@ def scheduled_optimizer(config: FineTuneConfig, steps: int) -> keras.optimizers.
     """The optimiser with its learning rate falling to zero along a half cosine, unless it has a schedule of its own."""
     optimizer = make_optimizer(config)
     rate = config.learning_rate or _own_rate(config, optimizer)
-    if isinstance(rate, float):
-        optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    if not isinstance(rate, dict):
+        optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(float(rate), steps)
     return optimizer
 
 
@@ -67,7 +67,7 @@ def _tunes_itself(optimizer: keras.optimizers.Optimizer) -> bool:
 
 
 def _own_rate(config: FineTuneConfig, optimizer: keras.optimizers.Optimizer) -> Any:
-    """Of the first step where none is asked for: a number, or the description of a schedule."""
+    """Of the first step where none is asked for: a number, or the description of a schedule, a dict."""
     if isinstance(config.optimizer, str) and not _tunes_itself(optimizer):
         return LEARNING_RATE
     return _inner(optimizer).get_config()["learning_rate"]

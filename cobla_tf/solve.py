@@ -18,7 +18,7 @@ from cobla_tf.layout import Layout
 from cobla_tf.objective import Objective
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.region import Region
-from cobla_tf.report import IterationRecord
+from cobla_tf.report_parts import IterationRecord
 from cobla_tf.rounding import LEAST_SCALE, Rounded, round_by_model, round_masks
 from cobla_tf.sampling import SampledLoss
 from cobla_tf.solution import Solution, WarmStart

@@ -53,7 +53,7 @@ def test_yellowfin_needs_no_learning_rate_and_learns(given):
         ("adam", None, LEARNING_RATE), ("sgd", 0.1, 0.1), ("yellowfin", 0.5, 0.5), ("yellowfin", None, 1.0),
         (keras.optimizers.SGD(0.3), None, 0.3), (keras.optimizers.SGD(0.3), 0.1, 0.1), (YellowFin(0.25), None, 0.25),
         (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.3)), None, 0.3),
-        (keras.optimizers.SGD(OWN_SCHEDULE), 0.1, 0.1),
+        (keras.optimizers.SGD(OWN_SCHEDULE), 0.1, 0.1), ("sgd", 1, 1.0),
     ],
 )  # fmt: skip
 def test_learning_rate_falls_to_zero_along_a_cosine(optimizer, given, first):
