@@ -137,7 +137,7 @@ class Job:
 
     def _pretrained(self, model: "keras.Model", arguments: dict[str, Any], unfinished: "Unfinished") -> dict[str, Any]:
         """Train the model in place, after all checks of compress(); the data as they were read, for no second pass."""
-        from cobla_tf.export import replace_with
+        from cobla_tf.files import replace_with
         from cobla_tf.finetune import train, training_backup
         from cobla_tf.plan import make_plan
         from cobla_tf.strategy import find_devices, watched

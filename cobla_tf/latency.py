@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from cobla_tf.export import check_writable
+    from cobla_tf.files import check_writable
     from cobla_tf.layer_times import measure_latency
     from cobla_tf.models import load_model
 

@@ -21,7 +21,7 @@ from cobla_tf.devices import Devices
 from cobla_tf.digest import digest
 from cobla_tf.distillation import softened
 from cobla_tf.errors import DataError
-from cobla_tf.export import replace_with
+from cobla_tf.files import replace_with
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
 from cobla_tf.notes import chosen_epoch, lost_attributes, of_one_output, renormalised, untrained

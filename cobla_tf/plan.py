@@ -16,7 +16,8 @@ from cobla_tf.distillation import check_distillation
 from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
-from cobla_tf.export import check_exports, check_writable
+from cobla_tf.export import check_exports
+from cobla_tf.files import check_writable
 from cobla_tf.graph import check_model
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.losses import resolve_loss

@@ -71,7 +71,7 @@ def convert(
         ModelError: see the converters of the networks.
         OutputError: the target's folder cannot be written.
     """
-    from cobla_tf.export import check_writable, replace_with
+    from cobla_tf.files import check_writable, replace_with
 
     if target.suffix != ".keras":
         raise ConfigError(f"target must be a file that ends in .keras, got {target}.")
