@@ -134,6 +134,7 @@ def _litert(path: str, threads: int | None, names: Names) -> Run:
     shapes: list[tuple[int, ...]] = []
 
     def run(images: Arrays) -> Arrays:
+        """Resize the file's inputs, which takes time, only where the images have another shape than the last ones."""
         nonlocal shapes
         parts = parts_of(images)
         if [part.shape for part in parts] != shapes:
