@@ -130,6 +130,8 @@ def _check_fine_tuning(
         check_distillation(loss, probe, tuple(model.outputs[0].shape[1:]))
     if config.validation_share and isinstance(train_set, Stream):
         raise DataError("validation_share sets apart images that are in memory, and these are streamed; leave it at 0.")
+    if config.validation_share and train_set.size < 2:
+        raise DataError("validation_share sets apart at least 1 of 2 training images, got 1; leave it at 0.")
 
 
 def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Examples, Examples, str]:
