@@ -65,7 +65,7 @@ class _Axis:
     def ticks(self, per_cent: bool) -> list[Tick]:
         """With labels, in per cent where values are shares."""
         return [
-            Tick(float(self.places(np.array(value))), f"{100 * value:.4g} %" if per_cent else f"{value:.4g}")
+            Tick(float(self.places(np.array(value))), f"{100 * value:.4g} %" if per_cent else _plain(value))
             for value in self._values()
         ]
 
@@ -135,6 +135,11 @@ def interval_bars(evaluations: Mapping[str, Evaluation]) -> dict[str, tuple[floa
         stage: tuple(np.interp((low, middle, high), ends, place).round(1).tolist())
         for stage, (low, high, middle) in known.items()
     }
+
+
+def _plain(value: float) -> str:
+    """Four digits, down to a millionth without an exponent: labels above one another are then read at a glance."""
+    return np.format_float_positional(value, 4, fractional=False, trim="-") if 1e-6 <= value < 1e4 else f"{value:.4g}"
 
 
 def _whole_ticks(count: int) -> list[int]:
