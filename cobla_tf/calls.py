@@ -79,6 +79,7 @@ class _Recorder:
             return stand_in
 
         def call(stand_in: Any, *args: Any, **kwargs: Any) -> Any:
+            """Call the copy as its original was called, and record it, or what is inside if it is a model."""
             layer, given = originals[id(stand_in)], symbolic(args, kwargs)
             outputs = stand_in(*args, **kwargs)
             if is_graph(layer):

@@ -8,7 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from cobla_tf.errors import OutputError
-from cobla_tf.export import check_writable
+from cobla_tf.files import check_writable
 from cobla_tf.report_parts import IterationRecord
 
 FILE = Path("tensorboard", "events.out.tfevents.solve")

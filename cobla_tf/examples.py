@@ -67,8 +67,8 @@ class Sample:
         return self._at(chosen)
 
     def split(self, share: float, rng: np.random.Generator) -> tuple["Sample", "Sample"]:
-        """(the rest, a random share of at least one example)."""
-        order, count = rng.permutation(self.size), max(1, round(share * self.size))
+        """(the rest, a random share), of at least one example each where there are two."""
+        order, count = rng.permutation(self.size), min(max(1, round(share * self.size)), self.size - 1)
         return self.take(np.sort(order[count:])), self.take(np.sort(order[:count]))
 
     def reserve(self, count: int, rng: np.random.Generator) -> tuple["Part", "Sample"]:

@@ -1,7 +1,6 @@
 """The compressed model as files that load without cobla_tf, each compared with it before it is announced."""
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS
-from cobla_tf.errors import ConfigError, ExportError, OutputError, first_line
+from cobla_tf.errors import ConfigError, ExportError
 from cobla_tf.export_check import check_files, one_line
 from cobla_tf.export_comparison import ExportCheck
 from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain
+from cobla_tf.files import check_writable, replace_with
 from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
 
-STAGE = ".writing-"
-"""How the names of folders begin in which files are made before they take their place."""
 REJECTED = "rejected"
 """Folder of the files that did not do what the network does."""
 PACKAGES = {"onnx": ("tf2onnx", "onnxruntime")}
@@ -64,23 +62,6 @@ def check_exports(formats: Sequence[str]) -> None:
                 f"the export {name} needs {' and '.join(missing)}, not installed here: "
                 f"pip install 'cobla-tf[{name}]', or leave {name} out of the exports."
             )
-
-
-def check_writable(folder: Path) -> None:
-    """Create the folder and a file in it, so that a long run does not end without its results.
-
-    Raises:
-        OutputError: if either is refused.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"The output folder must be a folder that can be written, but {folder} is refused "
-            f"({error.strerror}); name another one."
-        ) from error
 
 
 def export_model(
@@ -131,37 +112,6 @@ def export_model(
     if exports.failures:
         raise FailedExportError(exports)
     return exports
-
-
-def replace_with(target: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` make a file or folder beside the target, and put it there once it is complete.
-
-    Whatever `write` raises passes through, and the target then stays as it was.
-
-    Raises:
-        OutputError: the disk is full, or the folder cannot be written any more.
-    """
-    try:
-        return _replace_with(target, write)
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise OutputError(f"{target} cannot be written ({reason}); make room for it and try again.") from error
-
-
-def _replace_with(target: Path, write: Callable[[Path], None]) -> Path:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{STAGE}{target.name}-") as stage:
-        new, old = Path(stage, "new", target.name), Path(stage, "old")
-        new.parent.mkdir()
-        write(new)
-        if target.is_dir():  # a folder cannot be replaced in one step
-            target.replace(old)
-        try:
-            new.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
-    return target
 
 
 def _write_all(source: Source, folder: Path, formats: Sequence[str]) -> Exports:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cobla_tf.runtimes import Arrays
+from cobla_tf.runtimes import Arrays, parts_of
 from cobla_tf.texts import short_text, table
 
 Array = np.ndarray
@@ -64,16 +64,12 @@ def compare(name: str, form: str, size: int, outputs: Arrays, expected: Arrays, 
 
     `name`, `size`: of the check; `form`: of the export, for the tolerance.
     """
-    both = zip(_parts(outputs), _parts(expected), strict=True)
+    both = zip(parts_of(outputs), parts_of(expected), strict=True)
     pairs = [(np.asarray(output, np.float64), np.asarray(right, np.float64)) for output, right in both]
     agreements = [share for share in (_agreement(*pair) for pair in pairs) if share is not None]
     tolerance = max(TOLERANCES[form], ROUNDINGS * epsilon)
     difference = float(np.max([_difference(*pair) for pair in pairs]))  # NaN if one is
     return ExportCheck(name, size, difference, tolerance, len(pairs[0][1]), min(agreements, default=None))
-
-
-def _parts(arrays: Arrays) -> tuple[Array, ...]:
-    return arrays if isinstance(arrays, tuple) else (arrays,)
 
 
 def _difference(output: Array, expected: Array) -> float:

@@ -12,18 +12,13 @@ from cobla_tf.examples import Examples, Sample
 
 def training_batches(
     model: keras.Model, examples: Examples, batch_size: int, seed: int, first: int, devices: Devices
-) -> dict[str, Any]:
-    """Arguments of fit: epochs from `first` on, as one endless data set.
-
-    It is cut by its true size, since Keras warns of others that they end too early.
-    """
+) -> tf.data.Dataset:
+    """The batches of all epochs from number `first` on, without end: Keras warns of others that they end too early."""
     if isinstance(examples, Sample):
-        batches = _epochs(_arranged(model, examples), batch_size, seed, first, devices)
-    else:
-        batches = examples.epochs(batch_size, seed, first)
-        batches = batches.map(lambda images, labels: (_structured(model, images), labels))
-        batches = batches if devices.count == 1 else batches.map(devices.lent)
-    return {"x": batches, "steps_per_epoch": -(-examples.size // batch_size)}
+        return _epochs(_arranged(model, examples), batch_size, seed, first, devices)
+    batches = examples.epochs(batch_size, seed, first)
+    batches = batches.map(lambda images, labels: (_structured(model, images), labels))
+    return batches if devices.count == 1 else batches.map(devices.lent)
 
 
 def validation_batches(model: keras.Model, sample: Sample, batch_size: int, devices: Devices) -> dict[str, Any]:

@@ -56,13 +56,14 @@ def train(
     if config.validation_share:
         examples, validation = examples.split(config.validation_share, np.random.default_rng(seed))
         held_out = validation_batches(model, validation, batch_size, devices)
-    steps = -(-examples.size // batch_size) * config.epochs
-    trained = _compiled(model, loss, lambda: scheduled_optimizer(config, steps), devices)
+    steps = -(-examples.size // batch_size)
+    trained = _compiled(model, loss, lambda: scheduled_optimizer(config, steps * config.epochs), devices)
     best, backup = BestWeights(config.patience), backup or TrainingBackup()
     done = backup.restore(trained, best, devices)
     if done < config.epochs:
         trained.fit(
-            **training_batches(trained, examples, batch_size, seed, done, devices),
+            training_batches(trained, examples, batch_size, seed, done, devices),
+            steps_per_epoch=steps,
             **held_out,
             initial_epoch=done,
             epochs=config.epochs,

@@ -1,5 +1,6 @@
 """The graph of a Keras model: what can be read, its layers, copies of these; knows nothing about low rank."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,13 +8,16 @@ import keras
 
 from cobla_tf.errors import ModelError, first_line
 
+SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]+")
+"""What TensorFlow takes for the name of a part of a graph; it cannot run a model with other names in one."""
+
 
 def check_model(model: Any) -> None:
-    """Refuse what cannot be rewritten.
+    """Refuse what cannot be rewritten, or run in a graph of TensorFlow's.
 
     Raises:
         ModelError: not a Keras model, subclassed, unbuilt, or holding a Lambda layer or one of a class that is not
-            registered, so that no file with it could be read.
+            registered, so that no file with it could be read; or a name that TensorFlow refuses.
     """
     if not isinstance(model, keras.Model):
         raise ModelError(f"expected a keras.Model, got {type(model).__name__}.")
@@ -23,6 +27,11 @@ def check_model(model: Any) -> None:
             "model.build(input_shape), and load its weights, first."
         )
     _check_graph(model, model.name)
+    if not SCOPE.fullmatch(model.name) or model.name[0] in "_\\/>-":
+        raise ModelError(
+            f"model {model.name!r} has a name that TensorFlow refuses: make it anew, keras.Model(model.input, "
+            "model.output, name=...), with a name that begins with a letter or digit and has no blanks or accents."
+        )
     for path, layer in leaf_layers(model):
         _check_layer(path, layer)
 
@@ -39,6 +48,11 @@ def _check_graph(model: Any, path: str) -> None:
 
 
 def _check_layer(path: str, layer: keras.layers.Layer) -> None:
+    if not SCOPE.fullmatch(path) and not isinstance(layer, keras.layers.InputLayer):
+        raise ModelError(
+            f"layer {path!r} has a name that TensorFlow refuses: build the model with names of letters A to Z, digits, "
+            "'.', '_' and '-' alone."
+        )
     if isinstance(layer, keras.layers.Lambda):
         raise ModelError(
             f"layer {path!r} is a Lambda layer, which cannot be copied safely: replace it by a built-in layer or "

@@ -84,7 +84,6 @@ def _folder_split(split: Path, classes: list[str]) -> EncodedSplit:
             raise DataError(f"Class folder {str(split / name)!r} holds no jpg or png image: add some or remove it.")
         paths += images
         labels += [label] * len(images)
-
     return EncodedSplit(_Listing(paths, labels).files, len(paths), tuple(paths))
 
 
@@ -104,6 +103,7 @@ class _Listing:
             return tf.constant(self.paths), tf.constant(self.labels, tf.int64)
 
     def files(self, order: "tf.Tensor | None") -> "tf.data.Dataset":
+        """As `EncodedSplit.files`."""
         import tensorflow as tf
 
         places, (paths, labels) = tf.range(len(self.paths)), self.tensors

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cobla_tf.curve import Curve
     from cobla_tf.datasets import DataSplits
+    from cobla_tf.devices import Devices
     from cobla_tf.report import Report
     from cobla_tf.resources import Resource
     from cobla_tf.unfinished import Unfinished
@@ -93,8 +94,8 @@ class Job:
     def _run(self, asked: dict[str, Any], checked: dict[str, Any]) -> "Report | Curve":
         with quiet():
             from cobla_tf.strategy import find_devices
-        find_devices(self.config.strategy)
-        logging.info("devices: %s", ", ".join(_devices()))
+        devices = find_devices(self.config.strategy)
+        logging.info("devices: %s", ", ".join(_device_names()))
         from cobla_tf.pipeline import compress
         from cobla_tf.sweep import pareto
         from cobla_tf.unfinished import Unfinished
@@ -112,7 +113,7 @@ class Job:
         unfinished = Unfinished(self.config.output_dir)
         if self.pretrain_epochs:
             loosest = {"budgets": {name: max(asked[name]) for name in ("macs", "params")}} if self.sweep else asked
-            arguments |= self._pretrained(model, {**arguments, **loosest}, unfinished)
+            arguments |= self._pretrained(model, {**arguments, **loosest}, unfinished, devices)
         outcome = pareto(model, **asked, **arguments) if self.sweep else compress(model, **asked, **arguments).report
         unfinished.remove()
         return outcome
@@ -135,14 +136,15 @@ class Job:
         logging.info("%s", data.description)
         return model, data
 
-    def _pretrained(self, model: "keras.Model", arguments: dict[str, Any], unfinished: "Unfinished") -> dict[str, Any]:
+    def _pretrained(
+        self, model: "keras.Model", arguments: dict[str, Any], unfinished: "Unfinished", devices: "Devices"
+    ) -> dict[str, Any]:
         """Train the model in place, after all checks of compress(); the data as they were read, for no second pass."""
-        from cobla_tf.export import replace_with
+        from cobla_tf.files import replace_with
         from cobla_tf.finetune import train, training_backup
         from cobla_tf.plan import make_plan
-        from cobla_tf.strategy import find_devices, watched
+        from cobla_tf.strategy import watched
 
-        devices = find_devices(self.config.strategy)
         config, tuned = self.config, self.config.fine_tune
         plan = make_plan(model, **arguments)
         read = {"dataset": plan.train_set, "validation": plan.held_out}
@@ -159,7 +161,7 @@ class Job:
         return read
 
 
-def _devices() -> list[str]:
+def _device_names() -> list[str]:
     with quiet():
         import tensorflow as tf
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import logging
 
 from cobla_tf.config import SCHEMES
-from cobla_tf.errors import CoblaError
+from cobla_tf.errors import CoblaError, OutputError
 from cobla_tf.resources import write_resources
 from cobla_tf.terminal import bad_input, timed_log
 
@@ -20,21 +20,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     timed_log()
     try:
         _measure(arguments)
-    except CoblaError as error:
+    except (CoblaError, OSError) as error:
         return bad_input("cobla_tf", error)
     print(f"\n{arguments.output}: use it with --resources={arguments.output} --budgets=latency=0.6")
     return 0
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from cobla_tf.export import check_writable
+    from cobla_tf.files import check_writable
     from cobla_tf.layer_times import measure_latency
     from cobla_tf.models import load_model
 
-    check_writable(Path(arguments.output).parent)
+    output = Path(arguments.output)
+    if output.is_dir():
+        raise OutputError(f"--output must be the path of a CSV file, and {output} is a folder; name a file in it.")
+    check_writable(output.parent)
     model = load_model(arguments.model, arguments.weights, will_train=True)
     options = {"threads": arguments.threads, "seconds": arguments.seconds}
-    write_resources([measure_latency(model, arguments.scheme, arguments.exclude, **options)], arguments.output)
+    write_resources([measure_latency(model, arguments.scheme, arguments.exclude, **options)], output)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -59,7 +59,7 @@ def compare_sites(
         seconds: to measure in all.
     """
     before, after = (_uses(model, input_shape) for model in (original, compressed))
-    after = {path.rstrip("_"): calls for path, calls in after.items()}  # which rebuild() adds to names that are taken
+    after = _as_named(after, before)
     names = [name for name in before if f"{name}_g" in after and f"{name}_h" in after]
     models: list[keras.Model] = []
     owners: list[tuple[str, int]] = []
@@ -151,11 +151,16 @@ def _uses(model: keras.Model, input_shape: Shape) -> dict[str, list[Call]]:
     return {calls[0].path: calls for calls in _calls(model, input_shape).values()}
 
 
+def _as_named(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """What is new in a compressed network, by path without the underscores that rebuild() adds to names in use."""
+    return {path.rstrip("_"): what for path, what in after.items() if path not in before}
+
+
 def _macs(
     original: keras.Model, compressed: keras.Model, input_shape: Shape
 ) -> Callable[[str], tuple[int, int] | None]:
     before = count_convolutions(original, input_shape)
-    after = {path.rstrip("_"): counts for path, counts in count_convolutions(compressed, input_shape).items()}
+    after = _as_named(count_convolutions(compressed, input_shape), before)
 
     def of(name: str) -> tuple[int, int] | None:
         parts = before.get(name), after.get(f"{name}_g"), after.get(f"{name}_h")

@@ -4,12 +4,12 @@ import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import logging
 
 from cobla_tf.errors import ModelError, first_line
-from cobla_tf.squeezenet import squeezenet
+from cobla_tf.squeezenet import conv, squeezenet
 
 if TYPE_CHECKING:
     import keras
@@ -23,11 +23,11 @@ def digits_cnn() -> "keras.Model":
 
     images = Input((8, 8, 1), name="image")
     x = layers.Rescaling(1 / 16, name="rescaling")(images)
-    x = _conv("conv1", 32, 3)(x)
-    x = _conv("conv2", 48, 5)(x)
+    x = conv("conv1", 32, 3)(x)
+    x = conv("conv2", 48, 5)(x)
     x = layers.MaxPooling2D(2, name="pool1")(x)
-    x = _conv("conv3", 64, 3)(x)
-    x = _conv("conv4", 64, 3)(x)
+    x = conv("conv3", 64, 3)(x)
+    x = conv("conv4", 64, 3)(x)
     x = layers.GlobalAveragePooling2D(name="pool2")(x)
     return Model(images, layers.Dense(10, name="logits")(x), name="digits_cnn")
 
@@ -43,15 +43,15 @@ def nin_cifar10() -> "keras.Model":
     x = layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, name="contrast")(images)
     x = layers.Conv2D(3, 9, padding="same", use_bias=False, trainable=False, name="whitening")(x)
     for name, filters, kernel in (("conv1", 192, 5), ("cccp1", 160, 1), ("cccp2", 96, 1)):
-        x = _conv(name, filters, kernel)(x)
+        x = conv(name, filters, kernel)(x)
     x = layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
     x = layers.Dropout(0.5, name="drop1")(x)
     for name, filters, kernel in (("conv2", 192, 5), ("cccp3", 192, 1), ("cccp4", 192, 1)):
-        x = _conv(name, filters, kernel)(x)
+        x = conv(name, filters, kernel)(x)
     x = layers.AveragePooling2D(3, 2, padding="same", name="pool2")(x)
     x = layers.Dropout(0.5, name="drop2")(x)
     for name, filters, kernel in (("conv3", 192, 3), ("cccp5", 192, 1), ("cccp6", 10, 1)):
-        x = _conv(name, filters, kernel)(x)
+        x = conv(name, filters, kernel)(x)
     return Model(images, layers.GlobalAveragePooling2D(name="pool3")(x), name="nin_cifar10")
 
 
@@ -109,12 +109,6 @@ def load_model(model: str, weights: str | None = None, *, will_train: bool = Fal
     elif model in ZOO and not will_train:
         logging.warning("%s has random weights: train it, or give a file of trained ones with --weights.", model)
     return loaded
-
-
-def _conv(name: str, filters: int, kernel: int, **options: Any) -> "keras.Layer":
-    from keras import layers
-
-    return layers.Conv2D(filters, kernel, **{"padding": "same", "activation": "relu", "name": name, **options})
 
 
 def _read_model(path: str) -> "keras.Model":

@@ -55,11 +55,14 @@ def renormalised(layers: int, frozen: int, images: int) -> list[str]:
 
 def chosen_epoch(history: Sequence[dict[str, float]]) -> list[str]:
     """Which epoch of fine-tuning the weights are from, where images were set apart to tell."""
-    losses = [epoch["val_loss"] for epoch in history if math.isfinite(epoch.get("val_loss", math.nan))]
-    if not losses:
-        return []
-    best = min(range(len(losses)), key=losses.__getitem__)
-    return [f"the weights are those after epoch {best + 1} of {len(history)}, best on the training images set apart"]
+    losses = {number: epoch["val_loss"] for number, epoch in enumerate(history, start=1) if "val_loss" in epoch}
+    finite = {number: loss for number, loss in losses.items() if math.isfinite(loss)}
+    if finite:
+        best = min(finite, key=finite.__getitem__)
+        return [f"the weights are those after epoch {best} of {len(history)}, best on the training images set apart"]
+    if losses:
+        return ["the loss on the training images set apart was never finite; the weights are those before fine-tuning"]
+    return []
 
 
 def left_from_before(folder: Path, names: Sequence[str], files: dict[str, str]) -> list[str]:

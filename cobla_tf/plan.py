@@ -16,7 +16,8 @@ from cobla_tf.distillation import check_distillation
 from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
-from cobla_tf.export import check_exports, check_writable
+from cobla_tf.export import check_exports
+from cobla_tf.files import check_writable
 from cobla_tf.graph import check_model
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.losses import resolve_loss
@@ -129,6 +130,8 @@ def _check_fine_tuning(
         check_distillation(loss, probe, tuple(model.outputs[0].shape[1:]))
     if config.validation_share and isinstance(train_set, Stream):
         raise DataError("validation_share sets apart images that are in memory, and these are streamed; leave it at 0.")
+    if config.validation_share and train_set.size < 2:
+        raise DataError("validation_share sets apart at least 1 of 2 training images, got 1; leave it at 0.")
 
 
 def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Examples, Examples, str]:

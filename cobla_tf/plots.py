@@ -36,7 +36,7 @@ class _ShownFigure(Figure):
 def convergence_figure(report: Report) -> Figure:
     """Loss (upper panel) and share of each budget used (lower panel) over the SQP iterations, phases marked."""
     figure = empty_figure(width=8.0, height=5.4)
-    figure.suptitle(f"{report.model}: convergence", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(literal(f"{report.model}: convergence"), x=0.01, ha="left", fontsize=11)
     if not report.iterations:
         figure.text(0.5, 0.5, "no SQP iterations", ha="center", color=GREY)
         return figure
@@ -60,7 +60,7 @@ def shares_figure(model: str, sites: Sequence[SiteReport]) -> Figure:
     """The same of sites by themselves, in network order, under the model's name."""
     count = len(sites)
     figure = empty_figure(width=8.0, height=1.5 + 0.24 * max(count, 2))
-    figure.suptitle(f"{model}: MACs kept at each site", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(literal(f"{model}: MACs kept at each site"), x=0.01, ha="left", fontsize=11)
     axes = figure.subplots()
     _draw_shares(axes, sites)
     _draw_total(axes, sites)
@@ -84,6 +84,11 @@ def empty_figure(width: float, height: float) -> Figure:
     figure = _ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def literal(text: str) -> str:
+    """A text with names in it, which may hold dollars; matplotlib would read what is between two as a formula."""
+    return text.replace("$", r"\$")
 
 
 def plain(axes: Axes) -> None:
@@ -112,7 +117,7 @@ def _draw_budget_use(axes: Axes, report: Report) -> None:
             "markersize": 6 - 2 * (index % 3),
             "markevery": max(1, len(steps) // 30),
         }
-        axes.plot(steps, use, color=colour, linewidth=1.2, label=resource, markerfacecolor="none", **marker)
+        axes.plot(steps, use, color=colour, linewidth=1.2, label=literal(resource), markerfacecolor="none", **marker)
     axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1.0, label="limit")
     axes.yaxis.set_major_formatter(PER_CENT)
     axes.margins(y=0.15)
@@ -137,12 +142,8 @@ def _mark_phases(upper: Axes, lower: Axes, report: Report) -> None:
     upper.set_xlim(0.5, total + 0.5)
 
 
-def _share(site: SiteReport) -> float:
-    return site.after["macs"] / site.before["macs"] if site.before["macs"] else 1.0
-
-
 def _label(site: SiteReport) -> str:
-    return "whole" if site.rank is None else f"{100 * _share(site):.1f} %   rank {rank_text(site)}"
+    return "whole" if site.rank is None else f"{100 * site.kept_share('macs'):.1f} %   rank {rank_text(site)}"
 
 
 def _shortened(name: str) -> str:
@@ -152,10 +153,10 @@ def _shortened(name: str) -> str:
 
 
 def _draw_shares(axes: Axes, sites: Sequence[SiteReport]) -> None:
-    shares = [_share(site) for site in sites]
+    shares = [site.kept_share("macs") for site in sites]
     colours = [WHOLE_COLOUR if site.rank is None else SITE_COLOUR for site in sites]
     axes.barh(range(len(sites)), shares, height=0.72, color=colours)
-    axes.set_yticks(range(len(sites)), [_shortened(site.name) for site in sites])
+    axes.set_yticks(range(len(sites)), [literal(_shortened(site.name)) for site in sites])
     for row, site in enumerate(sites):
         place = {"xy": (shares[row], row), "xytext": (4, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(_label(site), **place, fontsize=8, bbox={"color": "white", "pad": 1})

@@ -7,14 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from cobla_tf.config import Config
 from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.journal import Journal
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.objective import Objective, evaluate
+from cobla_tf.plan import Plan
 from cobla_tf.progress import doing
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.shared_journal import SharedJournal
+from cobla_tf.strategy import find_devices
+from cobla_tf.surgery import mask_model
 
 Array = np.ndarray
 
@@ -73,6 +77,25 @@ class RecordedObjective:
                 )
         finally:
             self.seconds += self.journal.clock() - began
+
+
+def recorded_objective(
+    model: keras.Model, plan: Plan, config: Config, journal: Journal | SharedJournal, precision: str
+) -> RecordedObjective:
+    """The loss of a model as a function of its masks, asked through a journal.
+
+    Args:
+        model: the original; it is not changed.
+        plan: its sites, data and loss.
+        config: batch size, way of the gradient and strategy.
+        journal: answers of an earlier attempt; takes those of this one.
+        precision: of products, resolved.
+    """
+    devices = find_devices(config.strategy)
+    with devices.scope():
+        masked = mask_model(model, plan.sites, config.solve.gradient)
+    probe = plan.train_set.probe()
+    return RecordedObjective(Objective(masked, plan.loss, config.batch_size, probe, precision, devices), journal)
 
 
 def _flat(answer: float | Array | tuple[float, Array]) -> Array:

@@ -4,8 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from cobla_tf.export import check_writable, replace_with
 from cobla_tf.export_comparison import checks_table
+from cobla_tf.files import check_writable, replace_with
 from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, save_png, sites_figure
 from cobla_tf.report import Report, left_alone

@@ -25,6 +25,10 @@ class SiteReport:
     masks: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
 
+    def kept_share(self, resource: str) -> float:
+        """What is left of its cost, as a share; 1 where it had none."""
+        return self.after[resource] / self.before[resource] if self.before.get(resource) else 1.0
+
 
 @dataclass(frozen=True)
 class LayerCall:

@@ -207,7 +207,7 @@ def _check_sites(resource: Resource, sites: Sequence[str], left_alone: Sequence[
     known = {*sites, *left_alone}
     unknown = [site for site in {**resource.original, **resource.base} if site not in known]
     if unknown:
-        near = get_close_matches(unknown[0], sites, n=1)
+        near = get_close_matches(str(unknown[0]), sites, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(
             f"resource {resource.name}: {', '.join(map(str, unknown))}{hint} is no site of this model; the sites are: "

@@ -29,9 +29,14 @@ def endpoint(batch: int | None) -> str:
     return "serve" if batch is None else f"serve_batch_{batch}"
 
 
+def parts_of(arrays: Arrays) -> tuple[Array, ...]:
+    """The arrays, one or several."""
+    return arrays if isinstance(arrays, tuple) else (arrays,)
+
+
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write one array or several, in order."""
-    np.savez(path, *_parts(arrays))
+    np.savez(path, *parts_of(arrays))
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -85,7 +90,7 @@ def _keras(path: str) -> Run:
 
     def run(images: Arrays) -> Arrays:
         sequential = isinstance(model, keras.Sequential)
-        given = images if sequential else keras.tree.pack_sequence_as(model.input, _parts(images))
+        given = images if sequential else keras.tree.pack_sequence_as(model.input, parts_of(images))
         return _joined(keras.tree.flatten(model.predict_on_batch(given)))
 
     return run
@@ -100,7 +105,7 @@ def _saved_model(path: str, name: str, names: Names) -> Run:
     places = [names[0].index(spec.name) for spec in specs] if len(specs) > 1 else [0]
 
     def run(images: Arrays) -> Arrays:
-        parts = [tf.constant(_parts(images)[place]) for place in places]
+        parts = [tf.constant(parts_of(images)[place]) for place in places]
         given = tf.nest.pack_sequence_as(signature, parts)
         outputs = getattr(loaded, name)(*given)  # holds `loaded`, whose variables it reads
         if isinstance(outputs, dict):
@@ -129,8 +134,9 @@ def _litert(path: str, threads: int | None, names: Names) -> Run:
     shapes: list[tuple[int, ...]] = []
 
     def run(images: Arrays) -> Arrays:
+        """Resize the file's inputs, which takes time, only where the images have another shape than the last ones."""
         nonlocal shapes
-        parts = _parts(images)
+        parts = parts_of(images)
         if [part.shape for part in parts] != shapes:
             shapes = [part.shape for part in parts]
             for entry, shape in zip(entries, shapes, strict=True):
@@ -153,11 +159,7 @@ def _onnx(path: str, threads: int | None, names: Names) -> Run:
     entries, exits = ([tensor.name for tensor in end] for end in (session.get_inputs(), session.get_outputs()))
     entries = names[0] if len(entries) > 1 else entries
     exits = names[1] if set(names[1]) == set(exits) else exits  # those of a list have names of the converter's
-    return lambda images: _joined(session.run(list(exits), dict(zip(entries, _parts(images), strict=True))))
-
-
-def _parts(arrays: Arrays) -> tuple[Array, ...]:
-    return arrays if isinstance(arrays, tuple) else (arrays,)
+    return lambda images: _joined(session.run(list(exits), dict(zip(entries, parts_of(images), strict=True))))
 
 
 def _joined(parts: Sequence[Array]) -> Arrays:
@@ -167,10 +169,10 @@ def _joined(parts: Sequence[Array]) -> Arrays:
 def main(folder: Path) -> None:
     """Run all files of a job; one that fails stops no other."""
     images = read_arrays(folder / "images.npz")
-    size = len(_parts(images)[0])
+    size = len(parts_of(images)[0])
     for name, (form, path, batch, names) in json.loads((folder / "job.json").read_text(encoding="utf-8")).items():
         try:
-            outputs = _parts(load(form, path, batch=batch, names=names)(repeated(images, batch or size)))
+            outputs = parts_of(load(form, path, batch=batch, names=names)(repeated(images, batch or size)))
             write_arrays(folder / f"{name}.npz", tuple(part[:size].astype(np.float64) for part in outputs))
         except Exception as error:  # a runtime may raise nearly anything
             (folder / f"{name}.txt").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")

@@ -113,16 +113,9 @@ def _sampled_loss(
     model: "keras.Model", plan: "Plan", config: Config, journal: Journal
 ) -> tuple[Callable[[Allocation], float], int]:
     """The loss under an allocation on one random sample of the training images, and the size of the sample."""
-    from cobla_tf.objective import Objective
-    from cobla_tf.recorded import RecordedObjective
-    from cobla_tf.strategy import find_devices
-    from cobla_tf.surgery import mask_model
+    from cobla_tf.recorded import recorded_objective
 
-    devices = find_devices(config.strategy)
-    with devices.scope():
-        masked = mask_model(model, plan.sites, config.solve.gradient)
-    computed = Objective(masked, plan.loss, config.batch_size, plan.train_set.probe(), devices=devices)
-    objective = RecordedObjective(computed, journal)
+    objective = recorded_objective(model, plan, config, journal, "float32")
     size = config.solve.sample_size(plan.train_set.size)
     sample = plan.train_set.draw(size, np.random.default_rng(config.seed))
 

@@ -56,7 +56,7 @@ def squeezenet(version: str, geometry: Geometry | None = None) -> "keras.Model":
     plan = _VERSIONS[version]
     geometry = geometry or plan.caffe
     images = Input((geometry.size, geometry.size, 3), name="image")
-    x = _conv("conv1", *plan.conv1, strides=2, padding=geometry.conv1_padding)(images)
+    x = conv("conv1", *plan.conv1, strides=2, padding=geometry.conv1_padding)(images)
     x = _pool(x, "pool1", geometry.pooling)
     for fire, squeeze in enumerate((16, 16, 32, 32, 48, 48, 64, 64), start=2):
         x = _fire(x, f"fire{fire}", squeeze)
@@ -65,12 +65,13 @@ def squeezenet(version: str, geometry: Geometry | None = None) -> "keras.Model":
     x = layers.Dropout(0.5, name="drop9")(x)
     if geometry.conv10_padding:
         x = layers.ZeroPadding2D(geometry.conv10_padding, name="pad10")(x)
-    x = _conv("conv10", geometry.classes, 1)(x)
+    x = conv("conv10", geometry.classes, 1)(x)
     name = f"squeezenet_{version.replace('.', '_')}"
     return Model(images, layers.GlobalAveragePooling2D(name="pool10")(x), name=name)
 
 
-def _conv(name: str, filters: int, kernel: int, **options: Any) -> "keras.Layer":
+def conv(name: str, filters: int, kernel: int, **options: Any) -> "keras.Layer":
+    """A square convolution as all networks of the zoo have it: 'same' padding and a ReLU, unless told otherwise."""
     from keras import layers
 
     return layers.Conv2D(filters, kernel, **{"padding": "same", "activation": "relu", "name": name, **options})
@@ -79,8 +80,8 @@ def _conv(name: str, filters: int, kernel: int, **options: Any) -> "keras.Layer"
 def _fire(x: Any, name: str, squeeze: int) -> Any:
     from keras import layers
 
-    x = _conv(f"{name}_squeeze1x1", squeeze, 1)(x)
-    branches = [_conv(f"{name}_expand{size}x{size}", 4 * squeeze, size)(x) for size in (1, 3)]
+    x = conv(f"{name}_squeeze1x1", squeeze, 1)(x)
+    branches = [conv(f"{name}_expand{size}x{size}", 4 * squeeze, size)(x) for size in (1, 3)]
     return layers.Concatenate(name=f"{name}_concat")(branches)
 
 

@@ -37,9 +37,9 @@ def _cell(text: str, style: str) -> str:
 
 
 def short_text(count: float) -> str:
-    """One decimal and a decimal prefix: 15.4 G; counts below 1,000 as they are."""
+    """One decimal and a decimal prefix: 15.4 G; below 1,000 whole numbers as they are, others to four digits."""
     if count < 1000:
-        return f"{count:.0f}"
+        return f"{count:.4g}"
     for prefix in ("k", "M"):
         count /= 1000
         if count < 1000:

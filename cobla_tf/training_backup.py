@@ -18,7 +18,7 @@ from absl import logging
 
 from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.errors import first_line
-from cobla_tf.export import replace_with
+from cobla_tf.files import replace_with
 from cobla_tf.unfinished import PREVIOUS
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from absl import logging
 from filelock import FileLock, Timeout
 
 from cobla_tf.errors import OutputError
-from cobla_tf.export import STAGE, check_writable
+from cobla_tf.files import STAGE, check_writable
 
 FOLDER = "unfinished"
 LOCK = ".lock"

@@ -7,15 +7,12 @@ from absl import logging
 from cobla_tf.config import Config
 from cobla_tf.events import EventFile, scalars
 from cobla_tf.journal import Journal
-from cobla_tf.objective import Objective
 from cobla_tf.plan import Plan
-from cobla_tf.recorded import RecordedObjective
+from cobla_tf.recorded import recorded_objective
 from cobla_tf.report_parts import IterationRecord
 from cobla_tf.shared_journal import SharedJournal
 from cobla_tf.solution import WarmStart
 from cobla_tf.solve import Solver
-from cobla_tf.strategy import find_devices
-from cobla_tf.surgery import mask_model
 
 
 def make_solver(
@@ -33,12 +30,7 @@ def make_solver(
     Raises:
         OutputError: the scalars cannot be written.
     """
-    devices = find_devices(config.strategy)
-    with devices.scope():
-        masked = mask_model(model, plan.sites, config.solve.gradient)
-    probe = plan.train_set.probe()
-    computed = Objective(masked, plan.loss, config.batch_size, probe, plan.precision, devices)
-    objective = RecordedObjective(computed, journal)
+    objective = recorded_objective(model, plan, config, journal, plan.precision)
     events = EventFile(config.output_dir) if config.output_dir is not None else None
     budgeted = np.isfinite(plan.limits)
 

@@ -8,7 +8,6 @@ has one line each, to which a stopped run adds, and DIR/applications.md is the t
 
 import inspect
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -19,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from cobla_tf.experiments.applications_table import markdown
+from cobla_tf.experiments.memory import peak_bytes
 from cobla_tf.experiments.result_file import Record, ResultFile
 
 from cobla_tf.errors import CoblaError, ConfigError, ModelError, first_line
+from cobla_tf.files import replace_with
+from cobla_tf.terminal import run_with_flags
 
 if TYPE_CHECKING:
     import keras
@@ -88,9 +90,9 @@ def measure(name: str, size: int = SIZE, **options: Any) -> Record:
         "allowed": ULPS_A_SITE * len(sites.found) * float(np.finfo(np.float32).eps),
         **_at_half(model, sites, images),
         "seconds": time.perf_counter() - began,
+        "peak_bytes": peak_bytes(),
     }
-    unit = 1 if sys.platform == "darwin" else 1024
-    return checked({**record, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit})
+    return checked(record)
 
 
 def checked(record: Record) -> Record:
@@ -186,9 +188,9 @@ def main(argv: list[str]) -> None:
         else:
             results.add(record)
         text = markdown([*results.records(), *failed], keras.__version__, SIZE)
-        (folder / "applications.md").write_text(text, encoding="utf-8")
+        replace_with(folder / "applications.md", lambda path, text=text: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.INFO)
-    app.run(main)
+    run_with_flags("applications", main, sys.argv)

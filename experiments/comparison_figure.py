@@ -8,9 +8,9 @@ import numpy as np
 from cobla_tf.experiments.comparison import EXACT, METHODS
 from cobla_tf.experiments.result_file import Record
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cobla_tf.plots import empty_figure, literal
 from cobla_tf.selection import COBLA
 from cobla_tf.texts import table
 
@@ -104,9 +104,8 @@ class Chart:
     def figure(self, title_text: str, *beside: "Chart") -> Figure:
         """A panel a scheme, a group of bars a budget, the original as a dashed line; further charts as columns."""
         charts = (self, *beside)
-        figure = Figure(figsize=(4.0 + 6.0 * len(charts), 1.2 + 3.0 * len(self.schemes)), layout="constrained")
-        FigureCanvasAgg(figure)
-        figure.suptitle(title_text, x=0.01, ha="left", fontsize=11)
+        figure = empty_figure(4.0 + 6.0 * len(charts), 1.2 + 3.0 * len(self.schemes))
+        figure.suptitle(literal(title_text), x=0.01, ha="left", fontsize=11)
         panels = figure.subplots(len(self.schemes), len(charts), sharex=True, squeeze=False)
         for column, chart in zip(panels.T, charts, strict=True):
             for axes, scheme in zip(column, self.schemes, strict=True):

@@ -8,7 +8,7 @@ from cobla_tf.experiments.result_file import Record
 from cobla_tf.experiments.subject import Subject
 from matplotlib.figure import Figure
 
-from cobla_tf.export import replace_with
+from cobla_tf.files import replace_with
 from cobla_tf.notes import untrained
 from cobla_tf.plots import save_png
 from cobla_tf.report_parts import Evaluation

@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 
 from cobla_tf.errors import ConfigError, OutputError, first_line
-from cobla_tf.export import check_writable, replace_with
+from cobla_tf.files import check_writable, replace_with
 
 Record = dict[str, Any]
 

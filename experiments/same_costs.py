@@ -120,6 +120,7 @@ def given_ranks(ranks: Sequence[int], source: str) -> Method:
     """
 
     def select(sigmas: list[np.ndarray], costs: CostTable, limits: np.ndarray | None) -> Allocation:
+        """As `Method.select`; looks at neither weights nor limits."""
         del sigmas, limits
         full = costs.full_ranks
         if len(ranks) != len(full) or not all(1 <= rank <= most for rank, most in zip(ranks, full, strict=True)):

@@ -3,14 +3,15 @@
 python -m cobla_tf.experiments.smoke runs every table and figure on them, each in a folder of its own.
 """
 
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from cobla_tf.datasets import Arrays, DataSplits
-from cobla_tf.terminal import timed_log
+from cobla_tf.terminal import run_with_flags, timed_log
 
 CLASSES, SIDE, CHANNELS = 3, 8, 2
 BRIGHTER = 0.4
@@ -62,4 +63,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", "smoke_out", "Folder of the results.")
-    app.run(main)
+    run_with_flags("smoke", main, sys.argv)

@@ -3,11 +3,9 @@
 python -m cobla_tf.experiments.vgg16_full_size prints the peak memory and where the time went.
 """
 
-import resource
-import sys
-
 import numpy as np
 from absl import app, flags, logging
+from cobla_tf.experiments.memory import peak_bytes
 
 import cobla_tf
 from cobla_tf.models import load_model
@@ -36,9 +34,7 @@ def main(argv: list[str]) -> None:
         print(f"{stage:15s} {seconds:8.1f} s")
     for record in result.report.iterations:
         print(f"{record.phase} {record.iteration}: {record.seconds:.1f} s, KKT residual {record.qp_residual:.0e}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    print(f"peak memory {peak:.2f} GiB")
+    print(f"peak memory {peak_bytes() / 2**30:.2f} GiB")
 
 
 if __name__ == "__main__":

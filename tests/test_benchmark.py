@@ -92,6 +92,17 @@ def test_sites_are_timed_with_their_macs_over_all_uses(measured):
     assert compare_sites(original, original, (10, 10, 2), 0) == ()
 
 
+def test_a_factor_is_not_taken_for_a_layer_that_had_its_name():
+    conv = keras.layers.Conv2D(8, 3, padding="same", name="conv")
+    images = keras.Input((6, 6, 4))
+    original = keras.Model(images, keras.layers.Conv2D(2, 1, name="conv_g")(conv(images)))
+    sites = find_sites(original, "channel", exclude=["conv_g"])
+    masks = sites.layout.leading(np.array([2]))
+    compressed = rebuild(original, sites, masks > 0, masks, np.array([False]))
+    (site,) = compare_sites(original, compressed, (6, 6, 4), 0)
+    assert (site.name, site.macs) == ("conv", (36 * 9 * 4 * 8, 36 * 2 * (9 * 4 + 8)))
+
+
 def test_bad_input_is_refused(measured):
     original, compressed, _ = measured
     with pytest.raises(ConfigError, match="runtimes"):
@@ -154,5 +165,6 @@ def test_the_command_writes_a_table_for_another_run(tmp_path, capsys, monkeypatc
     assert "--resources=costs.csv" in capsys.readouterr().out
     (table,) = read_resources("costs.csv")
     assert list(table.original) == ["conv"]
-    assert latency.main(["--model=no_such.keras"]) == 2
-    assert "no_such.keras" in capsys.readouterr().err
+    for flaw, named in (("--model=no_such.keras", "no_such.keras"), (f"--output={tmp_path}", "is a folder")):
+        assert latency.main(["--model=net.keras", flaw]) == 2
+        assert named in capsys.readouterr().err

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import h5py
 import keras
 import numpy as np
@@ -296,12 +299,20 @@ def test_a_check_that_fails_says_by_how_much():
         ("vgg16", "text.h5", "must be an HDF5 file"),
         ("squeezenet_v1.1", "text.h5", "must be a folder with .npy files"),
         ("squeezenet_v1.1", "objects", "must be a .npy file of one plain array"),
+        ("squeezenet_v1.1", "archive", "must be a .npy file of one plain array"),
+        ("squeezenet_v1.1", "words", "must hold real numbers, found <U4"),
+        ("vgg16", "words.h5", r"block1_conv1_W_1:0 expected \[3, 3, 3, 64\], found \[\]"),
     ],
 )
 def test_sources_that_cannot_be_read(tmp_path, network, source, expected):
     (tmp_path / "text.h5").write_text("no arrays")
-    (tmp_path / "objects").mkdir()
+    for folder in ("objects", "archive", "words"):
+        (tmp_path / folder).mkdir()
     np.save(tmp_path / "objects" / "conv1_w_0.npy", np.array([{}]), allow_pickle=True)
+    np.save(tmp_path / "words" / "conv1_w_0.npy", np.array(["text"]))
+    with (tmp_path / "archive" / "conv1_w_0.npy").open("wb") as file:
+        np.savez(file, np.zeros(3))
+    write_hdf5(tmp_path / "words.h5", {"block1_conv1/block1_conv1_W_1:0": "text"})
     with pytest.raises(ModelError, match=expected):
         convert(network, tmp_path / source, tmp_path / "x.keras")
 
@@ -321,7 +332,8 @@ def test_vectors_channels_first_and_with_spare_axes(tmp_path):
 
 
 @pytest.mark.parametrize(("x", "y"), [((2, 4, 4), (2, 7)), ((2, 4, 4, 1), (2, 7)), ((2, 4, 4, 3), (3, 7)),
-                                      ((2, 4, 4, 3), (2, 7, 2)), ((2, 4, 4, 3), (2,))])  # fmt: skip
+                                      ((2, 4, 4, 3), (2, 7, 2)), ((2, 4, 4, 3), (2,)),
+                                      ((0, 4, 4, 3), (0, 7))])  # fmt: skip
 def test_vectors_of_another_form(tmp_path, x, y):
     np.save(tmp_path / "x.npy", np.zeros(x, np.float32))
     np.save(tmp_path / "y.npy", np.zeros(y, np.float32))
@@ -337,12 +349,18 @@ def test_the_command_line(tmp_path, squeeze, capsys):
     flags.FLAGS.mark_as_parsed()
     given = {"network": "squeezenet_v1.1", "source": str(tmp_path / "arrays"), "target": str(tmp_path / "s.keras")}
     with flagsaver.flagsaver(**given, check_input=str(tmp_path / "x.npy"), check_output=str(tmp_path / "y.npy")):
-        assert convert_weights.main(["convert_weights"]) == 0
+        convert_weights.main(["convert_weights"])
     assert "s.keras --preprocessing=torch" in capsys.readouterr().out and (tmp_path / "s.keras").is_file()
     for flawed, sentence in (({}, "expected --network, --source, --target"),
                              ({**given, "check_input": "x.npy"}, "expected both --check_input and --check_output"),
                              ({**given, "source": "absent"}, "must be a folder with .npy files")):  # fmt: skip
-        with flagsaver.flagsaver(**flawed):
-            assert convert_weights.main(["convert_weights"]) == 2
-        assert sentence in capsys.readouterr().err
-    assert convert_weights.main(["convert_weights", "arrays"]) == 2 and issubclass(ConfigError, CoblaError)
+        with flagsaver.flagsaver(**flawed), pytest.raises(CoblaError, match=sentence):
+            convert_weights.main(["convert_weights"])
+
+
+@pytest.mark.parametrize("argument", ["--network=alexnet", "--netwrok=vgg16", "arrays", "--network=vgg16"])
+def test_a_command_line_that_cannot_be_used_is_one_sentence(argument):
+    command = [sys.executable, "-m", "cobla_tf.third_party.convert_weights", argument]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("convert_weights: error: ")

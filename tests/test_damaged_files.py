@@ -15,7 +15,7 @@ from absl import flags
 from absl.testing import flagsaver
 from cobla_tf.experiments.result_file import ResultFile
 
-from cobla_tf import job, main, models, pipeline
+from cobla_tf import compression, job, main, models
 from cobla_tf.digest import digest
 from cobla_tf.errors import CoblaError
 from cobla_tf.journal import Journal
@@ -38,7 +38,7 @@ def stopped_at_its_first_step(tmp_path, monkeypatch):
         raise KeyboardInterrupt(signal.SIGINT)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline._Run, "compress", stop)
+    monkeypatch.setattr(compression.Compression, "run", stop)
     monkeypatch.setattr(job.Job, "_pretrained", stop)
     monkeypatch.setattr("absl.logging.use_absl_handler", lambda: None)  # it would outlast the test
     monkeypatch.setitem(models.ZOO, "digits_cnn", tiny)

@@ -12,6 +12,7 @@ from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Sample, Stream
 from cobla_tf.finetune import train
 from cobla_tf.losses import resolve_loss
+from cobla_tf.notes import chosen_epoch
 
 IMAGES, LABELS = images_and_labels(50)
 QUICK = SolveConfig(iterations=2, draws=1, refine_iterations=0)
@@ -108,6 +109,24 @@ def test_the_weights_after_the_best_epoch_are_those_of_the_model():
 def test_settings_that_mean_nothing_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         FineTuneConfig(epochs=1, **settings)
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.0, np.nan, 1.0, 3.0], "after epoch 3 of 4"),
+        ([np.nan, np.inf], "never finite; the weights are those before fine-tuning"),
+    ],
+)
+def test_an_epoch_without_a_finite_loss_is_counted_but_never_the_best(losses, said):
+    (note,) = chosen_epoch([{"loss": 1.0, "val_loss": loss} for loss in losses])
+    assert said in note
+
+
+def test_a_single_training_image_is_not_set_apart():
+    config = Config(solve=QUICK, fine_tune=FineTuneConfig(epochs=1, validation_share=0.1))
+    with pytest.raises(DataError, match="at least 1 of 2 training images"):
+        cobla_tf.compress(small_cnn(), (IMAGES[:2], LABELS[:2]), macs=0.5, config=config)
 
 
 def test_streamed_images_are_not_set_apart(monkeypatch):

@@ -28,6 +28,12 @@ def test_a_drawn_sample_has_no_repetition_and_keeps_pairs_together():
     np.testing.assert_array_equal(drawn.images[:, 0, 0, 0], drawn.labels)
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.5, 2), (0.99, 3)])
+def test_a_split_leaves_something_on_both_sides(share, count):
+    rest, held = Sample(*numbered(4)).split(share, np.random.default_rng(0))
+    assert (rest.size, held.size) == (4 - count, count)
+
+
 def test_a_split_shares_nothing_and_loses_nothing():
     rest, held = Sample(*numbered(50)).split(0.1, np.random.default_rng(0))
     assert held.size == 5

@@ -10,6 +10,7 @@ from cobla_tf.plots import convergence_figure, sites_figure
 from cobla_tf.report import Report
 from cobla_tf.report_files import markdown, write_report
 from cobla_tf.report_parts import BudgetReport, Evaluation, IterationRecord, SiteReport, SkippedLayer
+from cobla_tf.texts import short_text
 
 
 def make_site(index, whole=False):
@@ -203,6 +204,21 @@ def test_bars_follow_network_order_and_do_not_overlap(sites):
     boxes = [text.get_window_extent() for text in axes.texts]
     assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_dollars_in_names_begin_no_formula():
+    sites = (make_site(0), dataclasses.replace(make_site(1), name="a$^$b"))
+    report = make_report(model="$\\frac$", sites=sites, iterations=(make_record(1, use={"$_$": 0.5}),))
+    for draw in (sites_figure, convergence_figure):
+        draw(report).canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0, "0"), (0.0312, "0.0312"), (999, "999"), (999.96, "1000"), (1000, "1.0 k"), (15.34e9, "15.3 G")],
+)
+def test_counts_have_a_prefix_and_small_costs_their_digits(amount, text):
+    assert short_text(amount) == text
 
 
 def test_convergence_marks_phases_and_follows_each_budget():

@@ -120,6 +120,19 @@ def lambda_model():
     return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3), keras.layers.Lambda(lambda x: x)])
 
 
+def named(model, layer):
+    return keras.Sequential(
+        [keras.Input((4, 4, 1), name="an image"), keras.layers.Conv2D(2, 3, name=layer)], name=model
+    )
+
+
+@pytest.mark.parametrize("model", [".net", "9-net"])
+def test_names_that_tensorflow_takes_are_let_through(model):
+    network = named(model, "_a.b>c-1")
+    assert [site.name for site in find_sites(network, "spatial").found] == ["_a.b>c-1"]
+    network.predict(np.zeros((1, 4, 4, 1)), verbose=0)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -128,6 +141,10 @@ def lambda_model():
         (lambda_model, "Lambda"),
         (lambda: keras.Sequential([keras.layers.Conv2D(2, 3)]), "not built"),
         (lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), "no layer left"),
+        (lambda: named("two words", "conv"), "model 'two words' has a name that TensorFlow refuses"),
+        (lambda: named("_net", "conv"), "model '_net' has a name"),
+        (lambda: named("net", "größe"), "layer 'größe' has a name"),
+        (lambda: keras.Sequential([keras.Input((4, 4, 1)), named("in $", "conv")]), r"layer 'in \$/conv' has a name"),
     ],
 )
 def test_models_that_cannot_be_decomposed(make, sentence):

@@ -22,15 +22,19 @@ AS_IN_KERAS = (0, 1, 2, 3)
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """One .npy file; objects are refused, since reading them would run code.
+    """One .npy file of numbers; objects are refused, since reading them would run code.
 
     Raises:
-        ModelError: a file that is missing or holds no plain array.
+        ModelError: a file that is missing or holds no plain array, or one of something else than numbers.
     """
     try:
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ModelError(f"{path} must be a .npy file of one plain array: {first_line(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise ModelError(f"{path} must hold real numbers, found {array.dtype}: save the array of weights or images.")
+    return array
 
 
 def read_npy_folder(folder: Path) -> dict[str, np.ndarray]:
@@ -57,7 +61,7 @@ def read_hdf5(path: Path) -> dict[str, np.ndarray]:
 
     def keep(name: str, item: h5py.HLObject) -> None:
         if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
+            arrays[name] = np.asarray(item[()])  # a text or a single number is no array yet
 
     try:
         with h5py.File(path, "r") as file:

@@ -66,7 +66,7 @@ def read_check(images: str, outputs: str, tolerance: float) -> Check:
         ModelError: files that cannot be read, or arrays of another form.
     """
     x, y = read_npy(Path(images)), read_npy(Path(outputs))
-    if x.ndim != 4 or 3 not in (x.shape[1], x.shape[3]):
+    if x.ndim != 4 or 3 not in (x.shape[1], x.shape[3]) or not x.size:
         raise ModelError(f"{images} must hold images [n, h, w, 3] or [n, 3, h, w], got {list(x.shape)}.")
     if x.shape[3] != 3:
         x = x.transpose(0, 2, 3, 1)

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from cobla_tf.errors import CoblaError, ConfigError
+from cobla_tf.errors import ConfigError
 from cobla_tf.quiet import quiet
+from cobla_tf.terminal import run_with_flags
 
 if TYPE_CHECKING:
     import keras
@@ -39,23 +40,24 @@ _TOLERANCE = flags.DEFINE_float(
 
 
 def run() -> None:
-    """Entry point; exits with 0, or 2 and one sentence on bad input."""
-    app.run(main)
+    """Entry point; exits with 0, 2 and one sentence on bad input, or 130 or 143 (stopped)."""
+    run_with_flags("convert_weights", main, sys.argv)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Convert what the flags say."""
+    del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(python_logging.Formatter("%(message)s"))
-    try:
-        if argv[1:]:
-            raise ConfigError(f"expected flags only, got {argv[1:]}; --help lists them.")
-        _convert()
-    except CoblaError as error:
-        print(f"convert_weights: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    missing = [flag.name for flag in (_NETWORK, _SOURCE, _TARGET) if flag.value is None]
+    if missing:
+        raise ConfigError(f"expected --{', --'.join(missing)}; --help tells their forms.")
+    with quiet():  # TensorFlow's first import writes to the terminal
+        import keras  # noqa: F401
+    target = Path(_TARGET.value)
+    _, preprocessing = convert(_NETWORK.value, Path(_SOURCE.value), target, _WHITENING.value, _check())
+    print(f"{target} is written; use it with --model={target} --preprocessing={preprocessing}")
 
 
 def convert(
@@ -71,7 +73,7 @@ def convert(
         ModelError: see the converters of the networks.
         OutputError: the target's folder cannot be written.
     """
-    from cobla_tf.export import check_writable, replace_with
+    from cobla_tf.files import check_writable, replace_with
 
     if target.suffix != ".keras":
         raise ConfigError(f"target must be a file that ends in .keras, got {target}.")
@@ -93,17 +95,6 @@ def _converted(network: str, source: Path, whitening: str | None, check: "Check 
     if network == "vgg16":
         return convert_vgg16(source, check)
     return convert_squeezenet(network.removeprefix("squeezenet_"), source, check)
-
-
-def _convert() -> None:
-    missing = [flag.name for flag in (_NETWORK, _SOURCE, _TARGET) if flag.value is None]
-    if missing:
-        raise ConfigError(f"expected --{', --'.join(missing)}; --help tells their forms.")
-    with quiet():  # TensorFlow's first import writes to the terminal
-        import keras  # noqa: F401
-    target = Path(_TARGET.value)
-    _, preprocessing = convert(_NETWORK.value, Path(_SOURCE.value), target, _WHITENING.value, _check())
-    print(f"{target} is written; use it with --model={target} --preprocessing={preprocessing}")
 
 
 def _check() -> "Check | None":

@@ -1,7 +1,7 @@
 """Published rank-selection methods, one a file, all of the form select(sigmas, costs, limits) -> Allocation.
 
 `sigmas` holds each site's singular values in descending order, `costs` is the sites' CostTable, `limits` float64 [R].
-Two methods need more than that, by keyword: see `Method.needs`.
+Some need more than that, by keyword: see `Method.needs`.
 """
 
 from cobla_tf.baselines.alds import select as alds

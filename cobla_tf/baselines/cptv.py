@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from cobla_tf.baselines.shares import energy_shares
 from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.limits import cheapest_within
 
 Array = np.ndarray
 
 BISECTIONS = 60
+"""After which the share is known to the last bit of float64."""
 
 
 def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
@@ -17,11 +19,11 @@ def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
     others, so beta is found by bisection, from ranks of one up; what comes out fits in any case. Sites are then kept
     whole where the budgets leave room for it.
     """
-    shares = [np.cumsum(s**2) / np.sum(s**2) if s.any() else np.ones(len(s)) for s in sigmas]
+    shares = [energy_shares(sigma) for sigma in sigmas]
     whole = cheapest_within(costs, limits).whole
 
     def at(beta: float) -> Allocation:
-        ranks = [max(1, int(np.searchsorted(share, beta + 1e-12, side="right"))) for share in shares]
+        ranks = [max(1, int(np.searchsorted(share, beta, side="right"))) for share in shares]
         return costs.settle(np.array(ranks), whole)
 
     low, high = 0.0, 1.0

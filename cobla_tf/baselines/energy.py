@@ -8,6 +8,7 @@ largest rank whose terms hold no more than the share, which is one less.
 import numpy as np
 
 from cobla_tf.baselines.family import highest_level
+from cobla_tf.baselines.shares import energy_shares
 from cobla_tf.costs import Allocation, CostTable
 
 Array = np.ndarray
@@ -19,12 +20,4 @@ def select(sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
     Raises:
         BudgetError: the limits cannot be met.
     """
-    return highest_level([_shares_before(s) for s in sigmas], costs, limits)
-
-
-def _shares_before(sigma: Array) -> Array:
-    """Share of the energy in the terms before each one, [n]; a kernel of zeros has all of it before its first term."""
-    if not sigma.any():
-        return np.ones(len(sigma))
-    energy = np.cumsum((sigma / sigma[0]) ** 2)
-    return np.append(0.0, energy[:-1]) / energy[-1]
+    return highest_level([np.append(0.0, energy_shares(sigma)[:-1]) for sigma in sigmas], costs, limits)

@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.allocate import Optimum, allocate
+from cobla_tf.baselines.shares import energy_shares
 from cobla_tf.costs import Allocation, CostTable
 
 Array = np.ndarray
@@ -50,7 +51,4 @@ def optimum(sigmas: list[Array], costs: CostTable, limits: Array, saturation: bo
 
 def log_shares(sigma: Array) -> Array:
     """log(sum_{j <= k} sigma_j^2 / sum_j sigma_j^2) for k = 1, 2, ...; a kernel of zeros loses nothing."""
-    if not sigma.any():
-        return np.zeros(len(sigma))
-    energy = np.cumsum((sigma / sigma[0]) ** 2)
-    return np.log(energy / energy[-1])
+    return np.log(energy_shares(sigma))

@@ -13,6 +13,7 @@ saturated sites whole.
 
 import numpy as np
 
+from cobla_tf.baselines.shares import energy_shares
 from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.limits import cheapest_within
 
@@ -44,5 +45,5 @@ def _least_measure(losses: Array, costs: CostTable, used: Array, limits: Array) 
 
 def _relative_losses(sigma: Array) -> Array:
     """What the energy loses with the k-th term, sigma_k^2 / sum_{j <= k} sigma_j^2, for k = 1, 2, ..."""
-    energy = np.cumsum((sigma / max(sigma[0], np.finfo(float).tiny)) ** 2)
-    return np.diff(energy, prepend=0.0) / np.maximum(energy, np.finfo(float).tiny)
+    shares = energy_shares(sigma)
+    return np.diff(shares, prepend=0.0) / shares

@@ -16,6 +16,11 @@ MOST_POINTS = 300
 MANY_TIMES = 20.0
 """Ratio of the largest to the smallest value at which an axis becomes logarithmic, where all are positive."""
 INTERVAL_WIDTH, MARGIN = 180, 6
+"""Of the bars of accuracies, which have no axis."""
+MOST_LABELS = 7
+"""Of a logarithmic axis, about."""
+ROOM = 0.06
+"""Left free above and below all values, as a share of their range."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,45 @@ class Span:
     left: float
     width: float
     name: str
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The vertical one: its ends, logarithms to the base of 10 where it is logarithmic."""
+
+    low: float
+    high: float
+    log: bool
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "_Axis":
+        """Wide enough for all values, which are finite."""
+        log = bool(values.min() > 0 and values.max() > MANY_TIMES * values.min())
+        values = np.log10(values) if log else values
+        low, high = float(values.min()), float(values.max())
+        room = ROOM * (high - low) or 0.1 * abs(high) or 1.0  # of one value alone it takes a tenth, of 0 anything
+        return cls(low - room, high + room, log)
+
+    def places(self, values: np.ndarray) -> np.ndarray:
+        """Pixels from the top; what is no number stays none."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.interp(np.log10(values) if self.log else values, [self.low, self.high], [HEIGHT - BOTTOM, TOP])
+
+    def ticks(self, per_cent: bool) -> list[Tick]:
+        """With labels, in per cent where values are shares."""
+        return [
+            Tick(float(self.places(np.array(value))), f"{100 * value:.4g} %" if per_cent else _plain(value))
+            for value in self._values()
+        ]
+
+    def _values(self) -> list[float]:
+        if self.log:
+            low, high = 10**self.low, 10**self.high
+            ticks = LogLocator(subs=(1, 2, 5), numticks=12).tick_values(low, high)
+            ticks = [tick for tick in ticks if low <= tick <= high]
+            return ticks[:: 1 + len(ticks) // MOST_LABELS]
+        ticks = MaxNLocator(5).tick_values(self.low, self.high)
+        return [float(tick) for tick in ticks if self.low <= tick <= self.high]
 
 
 @dataclass(frozen=True)
@@ -68,26 +112,15 @@ def line_chart(
     if not finite.size:
         return None
     count = max(map(len, arrays.values()))
-    known = finite if limit is None else np.append(finite, limit)
-    log = bool(known.min() > 0 and known.max() > MANY_TIMES * known.min())
-    low, high = _range(known, log)
+    axis = _Axis.of(finite if limit is None else np.append(finite, limit))
     across = np.interp(np.arange(count) + 1, [0.5, count + 0.5], [LEFT, WIDTH - RIGHT])
-
-    def down(values: np.ndarray) -> np.ndarray:
-        return np.interp(np.log10(values) if log else values, [low, high], [HEIGHT - BOTTOM, TOP])
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lines = {label: _path(across, down(values), np.isfinite(values)) for label, values in arrays.items()}
     return Chart(
-        title,
-        lines,
-        [Tick(float(across[i - 1]), str(i)) for i in _whole_ticks(count)],
-        [
-            Tick(float(down(np.array(v))), f"{100 * v:.4g} %" if per_cent else f"{v:.4g}")
-            for v in _ticks(low, high, log)
-        ],
-        _spans(phases, (WIDTH - RIGHT - LEFT) / count),
-        None if limit is None else float(down(np.array(limit))),
+        title=title,
+        lines={label: _path(across, axis.places(values), np.isfinite(values)) for label, values in arrays.items()},
+        x_ticks=[Tick(float(across[i - 1]), str(i)) for i in _whole_ticks(count)],
+        y_ticks=axis.ticks(per_cent),
+        spans=_spans(phases, (WIDTH - RIGHT - LEFT) / count),
+        limit=None if limit is None else float(axis.places(np.array(limit))),
     )
 
 
@@ -104,19 +137,9 @@ def interval_bars(evaluations: Mapping[str, Evaluation]) -> dict[str, tuple[floa
     }
 
 
-def _range(values: np.ndarray, log: bool) -> tuple[float, float]:
-    values = np.log10(values) if log else values
-    low, high = float(values.min()), float(values.max())
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return low - room, high + room
-
-
-def _ticks(low: float, high: float, log: bool) -> list[float]:
-    if log:
-        ticks = LogLocator(subs=(1, 2, 5), numticks=12).tick_values(10**low, 10**high)
-        ticks = [tick for tick in ticks if 10**low <= tick <= 10**high]
-        return ticks[:: 1 + len(ticks) // 7]
-    return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+def _plain(value: float) -> str:
+    """Four digits, down to a millionth without an exponent: labels above one another are then read at a glance."""
+    return np.format_float_positional(value, 4, fractional=False, trim="-") if 1e-6 <= value < 1e4 else f"{value:.4g}"
 
 
 def _whole_ticks(count: int) -> list[int]:

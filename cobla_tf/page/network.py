@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cobla_tf.report import Report
 from cobla_tf.report_parts import LayerCall, SiteReport
@@ -60,9 +60,7 @@ def network_rows(report: Report) -> list[Row]:
         if plain and len(sources) == 1 and readers[sources[0]] == 1:
             place[number] = inputs[0]
             before = rows[inputs[0]]
-            rows[inputs[0]] = Row(
-                before.name, before.kind, (*before.then, call.kind), before.inputs, before.site, before.reason
-            )
+            rows[inputs[0]] = replace(before, then=(*before.then, call.kind))
         else:
             place[number] = len(rows)
             rows.append(Row(call.name, call.kind, (), inputs, sites.get(call.name), reasons.get(call.name, "")))

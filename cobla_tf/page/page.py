@@ -30,7 +30,7 @@ def html_page(report: Report) -> str:
             resources=[budget.resource for budget in report.budgets],
             titles=COUNTED_TITLES,
             total=_total(report),
-            share=kept_share,
+            share=SiteReport.kept_share,
             share_text=share_text,
             rank_text=rank_text,
             left_alone=left_alone(report),
@@ -99,11 +99,6 @@ def share_of_one(value: float | None, decimals: int = 1) -> str:
 def sentence(text: str) -> str:
     """With a capital first and a full stop last, all else as it is."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
-def kept_share(site: SiteReport, resource: str) -> float:
-    """What is left of a site's cost, as a share; 1 where it had none."""
-    return site.after[resource] / site.before[resource] if site.before.get(resource) else 1.0
 
 
 def _accuracies(report: Report) -> str:

@@ -9,6 +9,8 @@ from cobla_tf.report_parts import SiteReport
 WIDTH, HEIGHT, MASK_HEIGHT = 300, 80, 40
 MOST_COLUMNS = 100
 """A site of more terms has several in a column."""
+LEAST_HEIGHT = 0.05
+"""In pixels: what cannot be seen is not drawn."""
 
 Array = np.ndarray
 
@@ -66,7 +68,7 @@ def terms_chart(site: SiteReport) -> TermsChart | None:
 
 
 def _columns(x: list[float], heights: Array, bottom: float) -> str:
-    return "".join(f"M{a:.5g} {bottom}v{-h:.3g}" for a, h in zip(x, heights, strict=False) if h >= 0.05)
+    return "".join(f"M{a:.5g} {bottom}v{-h:.3g}" for a, h in zip(x, heights, strict=False) if h >= LEAST_HEIGHT)
 
 
 def _dashes(x: list[float], heights: list[float | None], column: float) -> str:

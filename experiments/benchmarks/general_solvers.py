@@ -43,6 +43,7 @@ def sqp(history: int) -> Solver:
     """
 
     def run(problem: LinearProblem, meter: Meter, iterations: int) -> tuple[Array, str]:
+        """As `Solver`."""
         rows = np.vstack([problem.rows, problem.equations, -problem.equations])
         limits = np.concatenate([problem.limits, problem.values, -problem.values])
         search = LineSearchSettings(history=history)

@@ -1,0 +1,58 @@
+"""Files and folders that are written whole or not at all, and whether a folder can be written."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cobla_tf.errors import OutputError, first_line
+
+STAGE = ".writing-"
+"""How the names of folders begin in which files are made before they take their place."""
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and a file in it, so that a long run does not end without its results.
+
+    Raises:
+        OutputError: if either is refused.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"The output folder must be a folder that can be written, but {folder} is refused "
+            f"({error.strerror}); name another one."
+        ) from error
+
+
+def replace_with(target: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` make a file or folder beside the target, and put it there once it is complete.
+
+    Whatever `write` raises passes through, and the target then stays as it was.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written any more.
+    """
+    try:
+        return _replace_with(target, write)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise OutputError(f"{target} cannot be written ({reason}); make room for it and try again.") from error
+
+
+def _replace_with(target: Path, write: Callable[[Path], None]) -> Path:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{STAGE}{target.name}-") as stage:
+        new, old = Path(stage, "new", target.name), Path(stage, "old")
+        new.parent.mkdir()
+        write(new)
+        if target.is_dir():  # a folder cannot be replaced in one step
+            target.replace(old)
+        try:
+            new.replace(target)
+        except OSError:
+            if old.exists():
+                old.replace(target)
+            raise
+    return target
