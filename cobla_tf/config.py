@@ -195,4 +195,4 @@ class Config:
         _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
         _require(self.strategy in STRATEGIES, "strategy", f"one of {STRATEGIES}", self.strategy)
         unknown = sorted(set(self.exports) - set(EXPORTS))
-        _require(not unknown, "exports", f"among {EXPORTS}", unknown)
+        _require(not unknown, "exports", f"among {', '.join(EXPORTS)}", ", ".join(unknown))

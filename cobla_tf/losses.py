@@ -1,6 +1,7 @@
 """Which loss a network is judged by, recognised from its outputs and labels rather than guessed."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import keras
@@ -109,8 +110,10 @@ def _given(loss: Any, kind: str) -> Loss:
     try:
         function = keras.losses.get(loss)
     except ValueError as error:
+        near = get_close_matches(str(loss), [name for name in dir(keras.losses) if name.islower()], n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise ConfigError(
-            f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss."
+            f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss{hint}"
         ) from error
     name = getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__)
     comparable = kind if kind == "one-hot" or "sparse" in name else "other"

@@ -245,5 +245,5 @@ class _Run:
 
 def _log_budgets(plan: Plan) -> None:
     for name, limit, total in zip(plan.costs.resources, plan.limits, plan.costs.totals(), strict=True):
-        text = f"{limit / total:.2%} of the original" if np.isfinite(limit) else "none, only reported"
+        text = f"{100 * limit / total:.2f} % of the original" if np.isfinite(limit) else "none, only reported"
         logging.info("budget on %s: %s", name, text)

@@ -82,10 +82,7 @@ def line_chart(
         title,
         lines,
         [Tick(float(across[i - 1]), str(i)) for i in _whole_ticks(count)],
-        [
-            Tick(float(down(np.array(v))), f"{100 * v:.4g} %" if per_cent else f"{v:.4g}")
-            for v in _ticks(low, high, log)
-        ],
+        [Tick(float(down(np.array(v))), f"{100 * v:.4g} %" if per_cent else _plain(v)) for v in _ticks(low, high, log)],
         _spans(phases, (WIDTH - RIGHT - LEFT) / count),
         None if limit is None else float(down(np.array(limit))),
     )
@@ -117,6 +114,11 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
         ticks = [tick for tick in ticks if 10**low <= tick <= 10**high]
         return ticks[:: 1 + len(ticks) // 7]
     return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+
+
+def _plain(value: float) -> str:
+    """Four digits, down to a millionth without an exponent: labels above one another are then read at a glance."""
+    return np.format_float_positional(value, 4, fractional=False, trim="-") if 1e-6 <= value < 1e4 else f"{value:.4g}"
 
 
 def _whole_ticks(count: int) -> list[int]:
