@@ -48,6 +48,13 @@ def test_every_form_finds_the_packaged_file(form):
     assert resolved[0] == "main" and resolved[-1] == "--macs=0.5"
 
 
+@pytest.mark.parametrize("form", [["--flagfile=my.flags"], ["--flagfile", "my.flags"]])
+def test_flags_before_and_behind_a_flagfile_override_it(tmp_path, form):
+    (tmp_path / "my.flags").write_text("--macs=0.5\n--params=0.5\n--seed=3\n")
+    values = _parse("--macs", "0.25", *form, "--params=0.75")
+    assert (values.macs, values.params, values.seed) == (0.25, 0.75, 3)
+
+
 def test_a_file_in_the_current_folder_comes_first(tmp_path):
     (tmp_path / "vgg16.flags").write_text("--macs=0.75\n")
     assert _parse("--flagfile=vgg16.flags").macs == 0.75
