@@ -50,6 +50,17 @@ def check_layers(names: str | Sequence[str]) -> tuple[str, ...]:
     return LAYERS if ALL_LAYERS in names else names
 
 
+def as_config(config: "Config | None") -> "Config":
+    """The user's choices, or the defaults.
+
+    Raises:
+        ConfigError: it is something else, a dict say.
+    """
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(f"config must be a cobla_tf.Config, got {type(config).__name__}; write cobla_tf.Config(...).")
+    return config or Config()
+
+
 def _is_count(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 

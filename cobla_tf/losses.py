@@ -122,6 +122,11 @@ def _given(loss: Any, kind: str) -> Loss:
 
 def _default(output: _Output, labels: Array, kind: str) -> Loss:
     if kind == "other":
+        if labels.ndim == output.values.ndim == 2 and output.values.shape[1] != labels.shape[1] > 1:
+            raise DataError(
+                f"expected class numbers or rows of {output.values.shape[1]}, as the model has outputs, got rows of "
+                f"{labels.shape[1]}; for labels of another meaning pass loss=."
+            )
         raise ModelError(
             f"the default loss is cross-entropy over classes, which does not fit outputs {output.values.shape} with "
             f"labels {labels.shape}; pass loss=, e.g. loss='binary_crossentropy'."

@@ -67,10 +67,10 @@ def make_solver(
 
 def log_iteration(record: IterationRecord) -> None:
     """One line of progress."""
-    judged = f" ({record.judged:.4f} on images that no gradient sees)" if math.isfinite(record.judged) else ""
+    judged = f" (unseen images {record.judged:.4f})" if math.isfinite(record.judged) else ""
     use = ", ".join(f"{name} {100 * share:.1f} %" for name, share in record.budget_use.items())
     logging.info(
-        "%s, iteration %d: loss %.4f%s, predicted decrease %.1e, step %.2g, of the budgets used: %s; %.1f s",
+        "%s, iteration %d: loss %.4f%s, predicted decrease %.1e, step %.2g, budgets used: %s; %.1f s",
         record.phase, record.iteration, record.loss, judged, record.predicted_decrease, record.step, use,
         record.seconds,
     )  # fmt: skip

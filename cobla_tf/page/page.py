@@ -81,7 +81,7 @@ def headlines(report: Report) -> list[str]:
     return [
         f"{'; '.join(shares) or 'no costs known'}.",
         f"{sites - whole} of {sites} layers that can be decomposed are two smaller ones each (scheme {report.scheme}), "
-        f"{whole} kept whole; other layers with weights, left alone: {len(report.skipped)}.",
+        f"{whole} kept whole; {len(report.skipped)} others with weights left alone.",
         _accuracies(report),
         sentence(report.size() or "whole model: not counted"),
         sentence(report.effort()),
