@@ -73,6 +73,7 @@ def _environment() -> Environment:
 def headlines(report: Report) -> list[str]:
     """The whole report in five lines."""
     whole, sites = sum(site.rank is None for site in report.sites), len(report.sites)
+    others = len(report.skipped)
     shares = [
         f"{COUNTED_TITLES.get(b.resource, b.resource)} {share_text(b.reached, b.original)} of the original"
         + (f" (limit {share_text(b.limit, b.original)})" if b.limit is not None else "")
@@ -81,7 +82,7 @@ def headlines(report: Report) -> list[str]:
     return [
         f"{'; '.join(shares) or 'no costs known'}.",
         f"{sites - whole} of {sites} layers that can be decomposed are two smaller ones each (scheme {report.scheme}), "
-        f"{whole} kept whole; {len(report.skipped)} others with weights left alone.",
+        f"{whole} kept whole; {others} other{'s' * (others != 1)} with weights left alone.",
         _accuracies(report),
         sentence(report.size() or "whole model: not counted"),
         sentence(report.effort()),
