@@ -108,7 +108,7 @@ class SolveConfig:
     """Every rank is a multiple of it; a layer whose full rank is smaller stays whole."""
     draws: int = 4
     """Feasible draws of the randomised rounding (Eq. 9), the best by sampled loss kept; 1 is the paper's."""
-    refine_iterations: int = 10
+    refine_iterations: int = 20
     """Iterations that re-optimise the scale of the kept terms with the ranks fixed; 0 is the paper's."""
 
     def __post_init__(self) -> None:

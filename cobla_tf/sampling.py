@@ -83,6 +83,10 @@ class SampledLoss:
         """Losses by which iterates are compared, on parts of the images set apart; not for an exact gradient."""
         return self.objective.values(x, self.judges, GROUPS)
 
+    def compared(self, x: Array) -> float:
+        """The loss by which an iterate is compared with others: on the images set apart, or else on the sample."""
+        return self.value(x) if self.judges is None else float(self.judge(x).mean())
+
     def constant_loss(self, x: Array) -> float:
         """The loss of a network that gives its mean output for every image."""
         return self.objective.constant_loss(x, self.sample)

@@ -85,6 +85,8 @@ class Solver:
             config.growing,
             self.rng,
         )
+        self.values += 1
+        self.original_loss = self.oracle.compared(np.ones(self.layout.size))
         self.start = Start(config.start, self.oracle, self.sigmas, self.costs, self.limits)
         self.region = Region(self.costs, self.layout, self._band())
         relaxed, whole = self._relax(self._first_masks(), self.start.allocation.whole)
@@ -153,7 +155,9 @@ class Solver:
         return SQP(
             evaluations=Evaluations(self.oracle, self.oracle.judge if self.oracle.judges else None),
             constraints=constraints,
-            settings=SQPSettings(self.config.iterations, self.config.memory, tolerance=TOLERANCE),
+            settings=SQPSettings(
+                self.config.iterations, self.config.memory, tolerance=TOLERANCE, target=self.original_loss
+            ),
             solve_qp=lambda program: solve_qp(program, self.qp_solver),
             on_iteration=self._record,
             curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,

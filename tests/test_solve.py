@@ -156,6 +156,24 @@ def test_one_seed_fixes_all(network):
     assert first.status == second.status
 
 
+@pytest.mark.parametrize("fraction", [0.4, 1.0])
+@pytest.mark.parametrize("worse", [0.0, 0.5])
+def test_nobody_asks_for_less_loss_than_the_original_has(network, monkeypatch, fraction, worse):
+    """An original that is a little worse than it is stands for a budget at which nothing is lost."""
+    compared = SampledLoss.compared
+    monkeypatch.setattr(SampledLoss, "compared", lambda oracle, x: compared(oracle, x) + worse)
+    solver = solver_of(network, 0.6, sample_fraction=fraction, iterations=6)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    oracle = solver.oracle
+    original = np.ones(solver.layout.size)
+    measured = oracle.judge(original).mean() if oracle.judges else solver.objective.value(original, oracle.sample)
+    assert solver.original_loss == pytest.approx(measured + worse, rel=1e-5)
+    assert ("solve 1: reached" in solution.status) == bool(worse)
+    if worse:
+        assert oracle.compared(solution.relaxed) - worse <= solver.original_loss
+
+
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_a_warm_start_meets_other_budgets_and_pays(network, share):
     warm = solver_of(network, 0.5, iterations=6).run().warm

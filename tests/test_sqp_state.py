@@ -56,6 +56,26 @@ def test_an_iterate_that_breaks_a_row_is_not_judged():
         assert not box().violated(x)
 
 
+@pytest.mark.parametrize("judge", [None, lambda x: Quadratic().value(x) + np.array([-1.0, 1.0])])
+def test_the_loop_stops_at_the_loss_asked_for(judge):
+    first = loop_of(Quadratic())[0].minimise(np.zeros(20))
+    losses = [Quadratic().value(np.zeros(20)), first.loss]
+    target = losses[1] + 0.1 * (losses[0] - losses[1])
+    loop, steps = loop_of(Quadratic(), judge=judge, target=target)
+    result = loop.minimise(np.zeros(20))
+    assert first.loss < result.loss <= target
+    assert "as asked" in result.status
+    assert all(step.loss > target for step in steps[:-1])
+    assert not loop.run().gradients > result.gradients
+
+
+def test_a_loss_asked_for_does_not_count_outside_the_rows():
+    loop, steps = loop_of(Quadratic(), target=np.inf)
+    result = loop.minimise(np.ones(20))
+    assert not box().violated(result.x)
+    assert len(steps) == 1
+
+
 @pytest.mark.parametrize("patience", [2, 4])
 def test_patience_ends_where_the_judge_sees_no_gain(patience):
     settings = {"patience": patience, "iterations": 50, "tolerance": 0.0, "first_step": 1e-3}

@@ -91,6 +91,8 @@ class SQP:
         """
         iterations = iterations or self.settings.iterations
         for number in range(1, iterations + 1):
+            if self._reached():
+                return self._result(f"reached a loss of {self.settings.target:.4f} or less, as asked")
             if number > 1 and self._renew(number, self.at.overfitted) and not self.at.refresh():
                 return self._result(NOT_FINITE)
             stop = self._iterate() or self._stale()
@@ -188,6 +190,10 @@ class SQP:
         if self.evaluations.judge is not None and self._renew(self.taken + 1, overfitted=True):
             return "" if self.at.refresh() else NOT_FINITE
         return f"converged: predicted decrease {predicted:.1e} at loss {self.at.loss:.4f}"
+
+    def _reached(self) -> bool:
+        best = self.at.incumbent
+        return best is not None and best.loss <= self.settings.target
 
     def _stale(self) -> str:
         stale = self.at.stale
