@@ -102,7 +102,7 @@ def resolve_limits(costs: CostTable, budgets: Budgets) -> Array:
     """
     limits = absolute_limits(costs, budgets)
     budgeted = np.isfinite(limits)
-    _check_reachable(costs.take(budgeted), limits[budgeted])
+    _check_reachable(costs.take(budgeted), limits[budgeted], budgets)
     return limits
 
 
@@ -129,7 +129,7 @@ def _limit(budget: float | None, total: int, places: int) -> float:
     return float(math.floor(exact * total if exact <= 1 else exact * Fraction(10) ** places))
 
 
-def _check_reachable(costs: CostTable, limits: Array) -> None:
+def _check_reachable(costs: CostTable, limits: Array, budgets: Budgets) -> None:
     least = np.maximum(costs.least(), 1)
     too_low = np.flatnonzero(limits < least)
     if len(too_low):
@@ -137,16 +137,17 @@ def _check_reachable(costs: CostTable, limits: Array) -> None:
         name = costs.resources[row]
         raise BudgetError(
             f"the {name} budget is {_amount(costs, row, limits[row])}, but the smallest reachable one is "
-            f"{_with_share(costs, row, least[row])}; raise {name} to that or more{_percent_hint(limits[row])}."
+            f"{_with_share(costs, row, least[row])}; raise {name} to that or more{_percent_hint(name, budgets[name])}."
         )
     nearest = costs.cheapest(limits)
     if not costs.fits(nearest, limits):
         raise BudgetError(f"the budgets cannot be met together; {_way_out(costs, limits, costs.used(nearest))}.")
 
 
-def _percent_hint(limit: float) -> str:
+def _percent_hint(name: str, budget: float) -> str:
     """What someone who meant per cent should write."""
-    return f" (above 1 a budget is an absolute number; {limit:g} % is {limit / 100:g})" if 1 < limit <= 100 else ""
+    meant = name in COUNTED and 1 < budget <= 100
+    return f" (above 1 a budget is an absolute number; {budget:g} % is {budget / 100:g})" if meant else ""
 
 
 def _way_out(costs: CostTable, limits: Array, nearest: Array) -> str:
