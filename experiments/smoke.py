@@ -10,6 +10,7 @@ import numpy as np
 from absl import app, flags
 
 from cobla_tf.datasets import Arrays, DataSplits
+from cobla_tf.quiet import import_tensorflow
 from cobla_tf.terminal import timed_log
 
 CLASSES, SIDE, CHANNELS = 3, 8, 2
@@ -56,6 +57,7 @@ def main(argv: list[str]) -> None:
 
     del argv
     timed_log()
+    import_tensorflow()
     for runner in (fig2, table2, section52, fig3, table3, fig5):
         runner.EXPERIMENT.try_out(Path(flags.FLAGS.output) / runner.EXPERIMENT.name)
 

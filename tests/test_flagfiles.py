@@ -92,6 +92,12 @@ def test_a_packaged_file_parses_and_the_command_line_overrides_it(name):
     assert _parse(f"--flagfile={name}", "--macs=0.875").macs == 0.875
 
 
+def test_tensorflow_is_imported_without_a_line_on_the_terminal():
+    lines = ("from cobla_tf import quiet, terminal", "terminal.timed_log()", "quiet.import_tensorflow()")
+    done = subprocess.run([sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
+
+
 def test_finding_flagfiles_needs_no_tensorflow():
     code = "import sys, cobla_tf.flagfiles as f; f.packaged_flagfiles(); sys.exit('tensorflow' in sys.modules)"
     root = packaged_flagfiles()["vgg16.flags"].parent.parent
