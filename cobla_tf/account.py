@@ -44,7 +44,7 @@ class Account:
         """Measure a network, and keep and log the result."""
         with self.clock("evaluation"), doing(f"evaluation: {stage}"):
             result = self.evaluations[stage] = run()
-        accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
+        accuracy = "" if result.accuracy is None else f", accuracy {100 * result.accuracy:.2f} %"
         logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
         return result
 

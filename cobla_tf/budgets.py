@@ -75,14 +75,16 @@ def check_budgets(budgets: Budgets, further: Sequence[str] = ()) -> None:
     for name, budget in budgets.items():
         if name not in names:
             near = get_close_matches(str(name), names, n=2)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "."
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; give others with resources= (--resources)."
             raise BudgetError(f"there is a budget on {name!r}, but the resources are {', '.join(names)}{hint}")
         if budget is not None and not _is_positive(budget):
             raise BudgetError(
                 f"the {name} budget must be a fraction in (0, 1] or an absolute number above 1, got {budget!r}."
             )
     if all(budget is None for budget in budgets.values()):
-        raise BudgetError(f"expected a budget on at least one of {', '.join(names)}, got none; give e.g. macs=0.5.")
+        raise BudgetError(
+            f"expected a budget on at least one of {', '.join(names)}, got none; give e.g. macs=0.5 (--macs=0.5)."
+        )
 
 
 def resolve_limits(costs: CostTable, budgets: Budgets) -> Array:
@@ -100,7 +102,7 @@ def resolve_limits(costs: CostTable, budgets: Budgets) -> Array:
     """
     limits = absolute_limits(costs, budgets)
     budgeted = np.isfinite(limits)
-    _check_reachable(costs.take(budgeted), limits[budgeted])
+    _check_reachable(costs.take(budgeted), limits[budgeted], budgets)
     return limits
 
 
@@ -127,7 +129,7 @@ def _limit(budget: float | None, total: int, places: int) -> float:
     return float(math.floor(exact * total if exact <= 1 else exact * Fraction(10) ** places))
 
 
-def _check_reachable(costs: CostTable, limits: Array) -> None:
+def _check_reachable(costs: CostTable, limits: Array, budgets: Budgets) -> None:
     least = np.maximum(costs.least(), 1)
     too_low = np.flatnonzero(limits < least)
     if len(too_low):
@@ -135,11 +137,17 @@ def _check_reachable(costs: CostTable, limits: Array) -> None:
         name = costs.resources[row]
         raise BudgetError(
             f"the {name} budget is {_amount(costs, row, limits[row])}, but the smallest reachable one is "
-            f"{_with_share(costs, row, least[row])}; raise {name} to that or more."
+            f"{_with_share(costs, row, least[row])}; raise {name} to that or more{_percent_hint(name, budgets[name])}."
         )
     nearest = costs.cheapest(limits)
     if not costs.fits(nearest, limits):
         raise BudgetError(f"the budgets cannot be met together; {_way_out(costs, limits, costs.used(nearest))}.")
+
+
+def _percent_hint(name: str, budget: float) -> str:
+    """What someone who meant per cent should write."""
+    meant = name in COUNTED and 1 < budget <= 100
+    return f" (above 1 a budget is an absolute number; {budget:g} % is {budget / 100:g})" if meant else ""
 
 
 def _way_out(costs: CostTable, limits: Array, nearest: Array) -> str:

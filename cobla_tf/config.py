@@ -50,6 +50,17 @@ def check_layers(names: str | Sequence[str]) -> tuple[str, ...]:
     return LAYERS if ALL_LAYERS in names else names
 
 
+def as_config(config: "Config | None") -> "Config":
+    """The user's choices, or the defaults.
+
+    Raises:
+        ConfigError: it is something else, a dict say.
+    """
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(f"config must be a cobla_tf.Config, got {type(config).__name__}; write cobla_tf.Config(...).")
+    return config or Config()
+
+
 def _is_count(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
@@ -195,4 +206,4 @@ class Config:
         _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
         _require(self.strategy in STRATEGIES, "strategy", f"one of {STRATEGIES}", self.strategy)
         unknown = sorted(set(self.exports) - set(EXPORTS))
-        _require(not unknown, "exports", f"among {EXPORTS}", unknown)
+        _require(not unknown, "exports", f"among {', '.join(EXPORTS)}", ", ".join(unknown))

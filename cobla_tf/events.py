@@ -53,7 +53,7 @@ def scalars(record: IterationRecord, sites: list[str]) -> dict[str, float]:
     """What an iteration has to show, by tag; the ranks are the sums of a site's masks."""
     shown = {
         "loss/on the sample": record.loss,
-        "loss/judged": record.judged,
+        "loss/on images that no gradient sees": record.judged,
         "solver/step": record.step,
         "solver/predicted decrease": record.predicted_decrease,
         **{f"budget used/{name}": share for name, share in record.budget_use.items()},

@@ -10,25 +10,30 @@ EXPERIMENTS = "cobla_tf.experiments"
 
 
 def resolve_flagfiles(argv: list[str]) -> list[str]:
-    """Replace every flagfile's bare name by the path where it lies.
+    """Replace every flagfile's bare name by the path where it lies, and let all other flags come behind it.
+
+    absl takes the last of two values, so that a flag before a flagfile would give way to it.
 
     Args:
         argv: a command line; `--flagfile=NAME`, `--flagfile NAME` and the one-dash forms are recognised up to `--`.
 
     Returns:
         The command line with each NAME replaced: a name without a folder is looked up in the current folder, then among
-        the flagfiles that the package ships; a name with one is taken as it is.
+        the flagfiles that the package ships; a name with one is taken as it is. Flagfiles come first, behind argv[0].
 
     Raises:
         ConfigError: a flagfile that is nowhere.
     """
     end = argv.index("--") if "--" in argv else len(argv)
-    previous = ["", *argv]
-    resolved = [
-        _locate(argument) if before in OPTIONS else _resolve(argument)
-        for before, argument in zip(previous, argv[:end], strict=False)
-    ]
-    return resolved + argv[end:]
+    files, others = [], []
+    for before, argument in zip(["", *argv], argv[:end], strict=False):
+        if before in OPTIONS:
+            files.append(_locate(argument))
+        elif argument.partition("=")[0] in OPTIONS:
+            files.append(_resolve(argument))
+        else:
+            others.append(argument)
+    return others[:1] + files + others[1:] + argv[end:]
 
 
 def packaged_flagfiles() -> dict[str, Path]:

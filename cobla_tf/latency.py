@@ -9,6 +9,7 @@ from absl import logging
 
 from cobla_tf.config import SCHEMES
 from cobla_tf.errors import CoblaError, OutputError
+from cobla_tf.quiet import import_tensorflow
 from cobla_tf.resources import write_resources
 from cobla_tf.terminal import bad_input, timed_log
 
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.set_verbosity(logging.INFO)
     timed_log()
+    import_tensorflow()
     try:
         _measure(arguments)
     except (CoblaError, OSError) as error:

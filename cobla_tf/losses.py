@@ -1,6 +1,7 @@
 """Which loss a network is judged by, recognised from its outputs and labels rather than guessed."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import keras
@@ -109,8 +110,10 @@ def _given(loss: Any, kind: str) -> Loss:
     try:
         function = keras.losses.get(loss)
     except ValueError as error:
+        near = get_close_matches(str(loss), [name for name in dir(keras.losses) if name.islower()], n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise ConfigError(
-            f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss."
+            f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss{hint}"
         ) from error
     name = getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__)
     comparable = kind if kind == "one-hot" or "sparse" in name else "other"
@@ -119,6 +122,11 @@ def _given(loss: Any, kind: str) -> Loss:
 
 def _default(output: _Output, labels: Array, kind: str) -> Loss:
     if kind == "other":
+        if labels.ndim == output.values.ndim == 2 and output.values.shape[1] != labels.shape[1] > 1:
+            raise DataError(
+                f"expected class numbers or rows of {output.values.shape[1]}, as the model has outputs, got rows of "
+                f"{labels.shape[1]}; for labels of another meaning pass loss=."
+            )
         raise ModelError(
             f"the default loss is cross-entropy over classes, which does not fit outputs {output.values.shape} with "
             f"labels {labels.shape}; pass loss=, e.g. loss='binary_crossentropy'."

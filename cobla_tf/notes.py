@@ -10,6 +10,7 @@ from cobla_tf.elements import output_names
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.sites import Sites
+from cobla_tf.texts import share_text
 
 DEVIATIONS = 3.0
 """Standard deviations above chance at which an accuracy is one."""
@@ -41,8 +42,9 @@ def untrained(original: Evaluation, classes: int) -> list[str]:
     if original.accuracy > chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / original.examples):
         return []
     return [
-        f"the original network's accuracy, {original.accuracy:.2%} on {original.examples:,} held-out images, cannot be "
-        f"told from chance ({chance:.2%}): it has no trained weights, or the images are not prepared as it needs them; "
+        f"the original network's accuracy, {share_text(original.accuracy, 1)} on {original.examples:,} held-out "
+        f"images, cannot be told from chance ({share_text(chance, 1)}): it has no trained weights, or was trained too "
+        "briefly for the statistics of its BatchNorm layers, or the images are not prepared as it needs them; "
         "accuracies mean nothing"
     ]
 

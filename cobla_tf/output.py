@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+from absl import logging
 
 from cobla_tf.account import Account
 from cobla_tf.config import Config
@@ -35,6 +36,8 @@ def write_output(model: keras.Model, plan: Plan, report: Report, account: Accoun
     Raises:
         OutputError: the folder cannot be written.
     """
+    if config.exports:
+        logging.info("writing %s, and running each again in a process of its own", ", ".join(config.exports))
     with account.clock("export"):
         exports = _export(model, plan, config)
     account.add_files(exports.files)

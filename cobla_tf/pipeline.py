@@ -10,7 +10,7 @@ from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import merge_budgets
 from cobla_tf.cluster import own_config
 from cobla_tf.compression import Compression
-from cobla_tf.config import LAYERS, Config
+from cobla_tf.config import LAYERS, Config, as_config
 from cobla_tf.plan import make_plan
 from cobla_tf.progress import doing
 from cobla_tf.resources import Resource
@@ -67,14 +67,14 @@ def compress(
     Raises:
         CoblaError: bad input, found before any work, with one sentence that says what to do.
     """
-    config = own_config(config or Config())
+    config = own_config(as_config(config))
     devices = find_devices(config.strategy)
     devices.check_batch(config.batch_size)
     keras.utils.set_random_seed(config.seed)
     choice = {
         "budgets": merge_budgets(macs, params, budgets),
         "scheme": scheme,
-        "exclude": list(exclude),
+        "exclude": exclude if isinstance(exclude, str) else list(exclude),  # a string is refused, not taken apart
         "layers": layers,
     }
     with watched(devices), held(config.output_dir):

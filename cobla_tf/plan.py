@@ -115,6 +115,8 @@ def _check_choices(
     if config.output_dir is not None:
         check_exports(config.exports)
         check_writable(config.output_dir)
+    if scheme not in (*SCHEMES, AUTO):
+        raise ConfigError(f"scheme must be one of {', '.join((*SCHEMES, AUTO))}, got {scheme!r}.")
     check_layers(layers)
     check_resources(resources)
     check_method(method, budgets, [resource.name for resource in resources])

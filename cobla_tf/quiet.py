@@ -24,3 +24,9 @@ def quiet() -> Iterator[None]:
             os.close(terminal)
             lines.seek(0)
             logging.debug("%s", lines.read())
+
+
+def import_tensorflow() -> None:
+    """Import it now, where its first import would else write to the terminal."""
+    with quiet():
+        import tensorflow  # noqa: F401

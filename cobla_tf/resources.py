@@ -73,8 +73,9 @@ def read_resources(path: Path | str) -> tuple[Resource, ...]:
             for row in reader:
                 _add_row(f"{path}, line {reader.line_num}", row, tables)
     except (OSError, UnicodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise ConfigError(
-            f"cannot read the resources in {path} ({first_line(error)}); expected a CSV file with the columns "
+            f"cannot read the resources in {path} ({reason}); expected a CSV file with the columns "
             f"{','.join(COLUMNS)} and, if wanted, {OPTIONAL}."
         ) from error
     if not tables:

@@ -65,7 +65,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        raise ConfigError(f"{error}; --help lists all flags.") from error
+        raise ConfigError(f"{_clause(str(error))} --help lists all flags.") from error
     except UnicodeError as error:
         raise ConfigError(f"a flagfile must be a text in UTF-8, and one is not ({error}).") from error
     for text in (*argv, *map(str, flags.FLAGS.flag_values_dict().values())):
@@ -73,6 +73,12 @@ def _parse(argv: list[str]) -> list[str]:
     if rest[1:]:
         raise ConfigError(f"expected flags only, got {rest[1:]}; --help lists them.")
     return rest
+
+
+def _clause(message: str) -> str:
+    """absl's message, of which some end with a question, so that a sentence can go on behind it."""
+    text = message.replace(" ?", "?").rstrip(". ")
+    return text if text.endswith("?") else f"{text};"
 
 
 def _check_text(text: str) -> None:

@@ -1,5 +1,7 @@
 """A solve as a user sees it: answers recorded, iterations in the log and, with an output folder, in TensorBoard."""
 
+import math
+
 import keras
 import numpy as np
 from absl import logging
@@ -35,7 +37,7 @@ def make_solver(
     budgeted = np.isfinite(plan.limits)
 
     def on_record(record: IterationRecord) -> None:
-        _log(record)
+        log_iteration(record)
         objective.stage = f"{record.phase}, {record.iteration} iterations done"
         if events is not None:
             events.add(scalars(record, plan.sites.names))
@@ -55,10 +57,12 @@ def make_solver(
     )
 
 
-def _log(record: IterationRecord) -> None:
-    use = " ".join(f"{name} {share:.1%}" for name, share in record.budget_use.items())
+def log_iteration(record: IterationRecord) -> None:
+    """One line of progress."""
+    judged = f" (unseen images {record.judged:.4f})" if math.isfinite(record.judged) else ""
+    use = ", ".join(f"{name} {100 * share:.1f} %" for name, share in record.budget_use.items())
     logging.info(
-        "%s, iteration %d: loss %.4f, judged %.4f, predicted decrease %.1e, step %.2g, %s, %.1f s",
-        record.phase, record.iteration, record.loss, record.judged, record.predicted_decrease, record.step, use,
+        "%s, iteration %d: loss %.4f%s, predicted decrease %.1e, step %.2g, budgets used: %s; %.1f s",
+        record.phase, record.iteration, record.loss, judged, record.predicted_decrease, record.step, use,
         record.seconds,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from absl import flags
 from cobla_tf.experiments.experiment import Experiment, Settings, load
 
 from cobla_tf.errors import ConfigError
+from cobla_tf.quiet import import_tensorflow
 from cobla_tf.terminal import run_with_flags, timed_log
 
 SUBJECT = ("model", "weights", "dataset", "data_dir", "preprocessing")
@@ -33,11 +34,13 @@ def run(experiment: Experiment) -> None:
     folder = Path(flags.FLAGS.output)
     if not flags.FLAGS.smoke:
         settings = dataclasses.replace(experiment.settings, **chosen)
+        import_tensorflow()
         experiment.run(load(settings), settings, folder)
         return
     useless = [f"--{name}" for name in SUBJECT if name in chosen]
     if useless:
         raise ConfigError(f"--smoke brings a network and data of its own; leave out {', '.join(useless)}.")
+    import_tensorflow()
     experiment.try_out(folder, chosen)
 
 

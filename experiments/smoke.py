@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 
 from cobla_tf.datasets import Arrays, DataSplits
+from cobla_tf.quiet import import_tensorflow
 from cobla_tf.terminal import run_with_flags, timed_log
 
 CLASSES, SIDE, CHANNELS = 3, 8, 2
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> None:
 
     del argv
     timed_log()
+    import_tensorflow()
     for runner in (fig2, table2, section52, fig3, table3, fig5):
         runner.EXPERIMENT.try_out(Path(flags.FLAGS.output) / runner.EXPERIMENT.name)
 

@@ -122,7 +122,9 @@ def bad_output(tmp_path):
         ({}, BudgetError, "at least one"),
         ({"macs": 0.5, "exclude": ["nothing*"]}, ConfigError, "matches no layer"),
         ({"macs": 0.5, "exclude": ["*"]}, ModelError, "no layer left"),
-        ({"macs": 0.5, "scheme": "diagonal"}, ConfigError, "scheme must be"),
+        ({"macs": 0.5, "exclude": "conv"}, ConfigError, "write \\['conv'\\]"),
+        ({"macs": 0.5, "scheme": "diagonal"}, ConfigError, "scheme must be one of spatial, channel, auto"),
+        ({"macs": 0.5, "config": {"seed": 1}}, ConfigError, "config must be a cobla_tf.Config, got dict"),
         ({"macs": 0.5, "dataset": (np.zeros((0, 10, 10, 2)), np.zeros(0))}, DataError, "empty"),
         ({"macs": 0.5, "dataset": images_and_labels(9, (8, 8, 2))}, DataError, "shape"),
         ({"macs": 0.5, "dataset": images_and_labels(90, classes=7)}, DataError, r"labels in 0\.\.2"),
@@ -139,9 +141,9 @@ def bad_output(tmp_path):
     ],
 )
 def test_bad_input_gets_one_sentence(model, options, error, sentence):
-    options = {"dataset": images_and_labels(40), **options}
+    options = {"dataset": images_and_labels(40), "config": QUICK, **options}
     with pytest.raises(error, match=sentence) as caught:
-        cobla_tf.compress(model, options.pop("dataset"), config=QUICK, **options)
+        cobla_tf.compress(model, options.pop("dataset"), **options)
     assert isinstance(caught.value, CoblaError)
 
 

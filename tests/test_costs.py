@@ -104,6 +104,14 @@ def test_a_budget_below_the_smallest_reachable_one_says_which_that_is():
     assert resolve_limits(costs, {"params": float(smallest)})[1] == smallest
 
 
+@pytest.mark.parametrize(("budget", "hint"), [(50, True), (50.0, True), (101, False), (1e-3, False)])
+def test_who_may_have_meant_per_cent_is_told_what_to_write(budget, hint):
+    costs = CostTable(("macs",), np.array([[30_000]]), np.array([[2_000]]), np.array([9]))
+    with pytest.raises(BudgetError) as caught:
+        resolve_limits(costs, {"macs": budget})
+    assert ("50 % is 0.5" in str(caught.value)) == hint and ("%" in str(caught.value)) == hint
+
+
 def test_a_fraction_is_what_its_decimals_say():
     costs = CostTable(("macs",), np.array([[100]]), np.array([[1]]), np.array([9]))
     assert 0.29 * 100 < 29

@@ -8,12 +8,19 @@ import cobla_tf.main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
 WORKSPACE = (ROOT / "WORKSPACE.md").read_text(encoding="utf-8")
 COMMANDS = ["pip install -e .", "python -m cobla_tf.main"]
 
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def headings(path):
+    """Anchors of a Markdown page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def documented_flags():
@@ -33,7 +40,7 @@ def test_the_flags_table_is_the_programs_own_defaults_included():
 
 
 def test_every_flag_in_the_text_exists():
-    named = set(re.findall(r"--(?:no(?=band|growing|continuation))?([a-z_]+)\b(?!\()", README + WORKSPACE))
+    named = set(re.findall(r"--(?:no(?=band|growing|continuation))?([a-z_]+)\b(?!\()", " ".join([*PAGES, WORKSPACE])))
     others = {"help", "verbosity", "logdir", "flagfile", "check", "durations", "maxfail", "vary", "smoke", "etas"}
     others |= {"seeds", "ranks", "output", "models", "networks", "methods", "schemes", "repetitions"}
     others |= {"check_input", "check_output", "seconds", "sites", "budget", "images", "momenta"}
@@ -57,11 +64,17 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert [layer.reason for layer in names["result"].report.skipped if layer.name == "stem"] == ["excluded by 'stem'"]
 
 
-@pytest.mark.parametrize("text", [README, WORKSPACE], ids=["README", "WORKSPACE"])
-def test_linked_files_exist(text):
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", "WORKSPACE.md", "experiments/measurements.md"])
+def test_linked_files_and_headings_exist(page):
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8"))
+    assert links
+    for target, anchor in links:
+        if "://" in target:
+            continue
+        linked = path.parent / target if target else path
+        assert linked.exists()
+        assert not anchor or anchor in headings(linked)
 
 
 @pytest.mark.parametrize("folder", ["cobla_tf", "experiments", "tests", "third_party"])

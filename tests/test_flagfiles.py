@@ -48,6 +48,13 @@ def test_every_form_finds_the_packaged_file(form):
     assert resolved[0] == "main" and resolved[-1] == "--macs=0.5"
 
 
+@pytest.mark.parametrize("form", [["--flagfile=my.flags"], ["--flagfile", "my.flags"]])
+def test_flags_before_and_behind_a_flagfile_override_it(tmp_path, form):
+    (tmp_path / "my.flags").write_text("--macs=0.5\n--params=0.5\n--seed=3\n")
+    values = _parse("--macs", "0.25", *form, "--params=0.75")
+    assert (values.macs, values.params, values.seed) == (0.25, 0.75, 3)
+
+
 def test_a_file_in_the_current_folder_comes_first(tmp_path):
     (tmp_path / "vgg16.flags").write_text("--macs=0.75\n")
     assert _parse("--flagfile=vgg16.flags").macs == 0.75
@@ -83,6 +90,12 @@ def test_a_packaged_file_parses_and_the_command_line_overrides_it(name):
     values = _parse(f"--flagfile={name}")
     assert values.model and values.dataset and 0 < values.macs <= 1 and 0 < values.params <= 1
     assert _parse(f"--flagfile={name}", "--macs=0.875").macs == 0.875
+
+
+def test_tensorflow_is_imported_without_a_line_on_the_terminal():
+    lines = ("from cobla_tf import quiet, terminal", "terminal.timed_log()", "quiet.import_tensorflow()")
+    done = subprocess.run([sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_finding_flagfiles_needs_no_tensorflow():

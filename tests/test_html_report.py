@@ -96,6 +96,17 @@ def test_every_figure_of_the_report_is_on_the_page():
     )
 
 
+def test_no_line_breaks_before_a_per_cent_sign():
+    report = full_report()
+    shares = [line.replace(" %", "\N{NO-BREAK SPACE}%") for line in headlines(report) if "%" in line]
+    assert shares and set(shares) <= set(Page(html_page(report)).texts)
+
+
+def test_labels_of_small_values_have_no_exponent():
+    labels = [tick.text for tick in line_chart("", {"a": [0, 1.3e-4]}).y_ticks]
+    assert labels == ["0", "0.00003", "0.00006", "0.00009", "0.00012"]
+
+
 def test_the_page_needs_nothing_from_outside():
     html = html_page(full_report())
     names = {name for _, name, _ in Page(html).attributes}

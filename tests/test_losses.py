@@ -71,6 +71,7 @@ def test_any_keras_loss_is_summed_over_the_batch(given):
         (head("sigmoid"), [0, 1, 2], ModelError, "sigmoid"),
         (head(None, units=1), [0, 1, 1], ModelError, "binary_crossentropy"),
         (head(None), [[0.1, 0.5, 3.0]] * 3, ModelError, "pass loss="),
+        (head(None), np.eye(4)[:3], DataError, "rows of 3, .* got rows of 4"),
     ],
 )
 def test_outputs_and_labels_that_do_not_fit(model, labels, error, sentence):

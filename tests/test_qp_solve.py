@@ -10,7 +10,7 @@ from qp_programs import random_program
 from cobla_tf.config import QP_SOLVERS
 from cobla_tf.errors import SolverError
 from cobla_tf.qp import KKT_TOLERANCE, mosek_solver, resolve_solver, solve
-from cobla_tf.qp.solve import _BACK_ENDS
+from cobla_tf.qp.solve import _BACK_ENDS, _announce
 
 
 @pytest.fixture
@@ -32,10 +32,14 @@ def _licence(monkeypatch, answers):
 
 
 @pytest.mark.parametrize(("answers", "expected"), [(True, "mosek"), (False, "structured")])
-def test_auto_takes_mosek_where_a_licence_answers_and_says_so(monkeypatch, log, answers, expected):
+def test_auto_takes_mosek_where_a_licence_answers_and_says_so_once(monkeypatch, log, answers, expected):
     _licence(monkeypatch, answers)
+    _announce.cache_clear()
     assert resolve_solver("auto") == expected
     assert f"QP solver: {expected}" in log.text
+    log.clear()
+    assert resolve_solver("auto") == expected
+    assert not log.records
 
 
 @pytest.mark.parametrize("name", ["structured", "clarabel"])

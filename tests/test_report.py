@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -230,3 +231,15 @@ def test_convergence_marks_phases_and_follows_each_budget():
     np.testing.assert_allclose(lines["macs"], [0.99, 0.99, 0.99, 0.5, 0.99])
     np.testing.assert_allclose(lines["params"], [0.5, 0.5, 0.5, np.nan, 0.5])
     np.testing.assert_allclose(upper.lines[0].get_xdata(), [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("judged", "said"), [(0.25, "loss 0.5000 (unseen images 0.2500),"), (math.nan, "loss 0.5000,")]
+)
+def test_the_log_has_no_number_where_nothing_was_measured(judged, said, caplog):
+    from cobla_tf.watched_solve import log_iteration
+
+    with caplog.at_level("INFO", "absl"):
+        log_iteration(dataclasses.replace(make_record(3), judged=judged))
+    assert said in caplog.text and "nan" not in caplog.text
+    assert "budgets used: macs 99.0 %, params 50.0 %" in caplog.text

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -60,6 +61,7 @@ def _environment() -> Environment:
         loader=PackageLoader("cobla_tf.page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_unbroken,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -71,6 +73,7 @@ def _environment() -> Environment:
 def headlines(report: Report) -> list[str]:
     """The whole report in five lines."""
     whole, sites = sum(site.rank is None for site in report.sites), len(report.sites)
+    others = len(report.skipped)
     shares = [
         f"{COUNTED_TITLES.get(b.resource, b.resource)} {share_text(b.reached, b.original)} of the original"
         + (f" (limit {share_text(b.limit, b.original)})" if b.limit is not None else "")
@@ -78,8 +81,8 @@ def headlines(report: Report) -> list[str]:
     ]
     return [
         f"{'; '.join(shares) or 'no costs known'}.",
-        f"{sites - whole} of {sites} sites are two smaller layers each (scheme {report.scheme}), {whole} kept whole; "
-        f"other layers with weights, left alone: {len(report.skipped)}.",
+        f"{sites - whole} of {sites} layers that can be decomposed are two smaller ones each (scheme {report.scheme}), "
+        f"{whole} kept whole; {others} other{'s' * (others != 1)} with weights left alone.",
         _accuracies(report),
         sentence(report.size() or "whole model: not counted"),
         sentence(report.effort()),
@@ -99,6 +102,11 @@ def share_of_one(value: float | None, decimals: int = 1) -> str:
 def sentence(text: str) -> str:
     """With a capital first and a full stop last, all else as it is."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def _unbroken(value: Any) -> Any:
+    """A text in which no line breaks between a number and its per cent sign; ready-made HTML stays as it is."""
+    return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", value) if type(value) is str else value
 
 
 def _accuracies(report: Report) -> str:

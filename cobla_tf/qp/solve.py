@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from absl import logging
@@ -41,8 +42,14 @@ def resolve_solver(name: str) -> str:
         return name
     chosen = "mosek" if mosek_solver.licence_answers() else "structured"
     why = "its licence answers" if chosen == "mosek" else "MOSEK, which needs a licence, is not set up"
-    logging.info("QP solver: %s (%s)", chosen, why)
+    _announce(chosen, why)
     return chosen
+
+
+@cache
+def _announce(chosen: str, why: str) -> None:
+    """Once a process: a run resolves the choice several times, and a sweep once a point."""
+    logging.info("QP solver: %s (%s)", chosen, why)
 
 
 def _attempt(program: QuadraticProgram, reduction: Reduction, solver: str) -> QPSolution:
