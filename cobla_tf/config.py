@@ -93,6 +93,8 @@ class SolveConfig:
     continuation: bool = True
     """Come down notch by notch from a start that is over the budgets, not by one step; where a heuristic's start within
     them is near chance, begin at looser ones."""
+    stop_at_original: bool = True
+    """Ask for no less loss than the original's, on images that no gradient sees: below it is where overfitting is."""
     band: bool = False
     """Free only the masks on which heuristics disagree between a stricter and a looser budget."""
     qp_solver: str = "auto"

@@ -94,6 +94,11 @@ flags.DEFINE_bool(
     SolveConfig.continuation,
     "Come down from looser budgets where the start is near chance, or breaks the budgets.",
 )
+flags.DEFINE_bool(
+    "stop_at_original",
+    SolveConfig.stop_at_original,
+    "Ask for no less loss than the original's: below it is where overfitting is.",
+)
 flags.DEFINE_enum(
     "rounding", SolveConfig.rounding, ROUNDINGS, "By an integer program on a model of the loss too, or by draws alone."
 )

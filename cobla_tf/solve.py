@@ -85,14 +85,19 @@ class Solver:
             config.growing,
             self.rng,
         )
-        self.values += 1
-        self.original_loss = self.oracle.compared(np.ones(self.layout.size))
+        self.target = self._target()
         self.start = Start(config.start, self.oracle, self.sigmas, self.costs, self.limits)
         self.region = Region(self.costs, self.layout, self._band())
         relaxed, whole = self._relax(self._first_masks(), self.start.allocation.whole)
         rounded = self._refine(self._round(relaxed, whole))
         warm = WarmStart(relaxed, self.loop.bfgs)
         return Solution(self.start.masks, relaxed, rounded, "; ".join(self.status), tuple(self.records), warm)
+
+    def _target(self) -> float:
+        if not self.config.stop_at_original:
+            return -np.inf
+        self.values += 1
+        return self.oracle.compared(np.ones(self.layout.size))
 
     def _first_masks(self) -> Array:
         if self.warm:
@@ -155,9 +160,7 @@ class Solver:
         return SQP(
             evaluations=Evaluations(self.oracle, self.oracle.judge if self.oracle.judges else None),
             constraints=constraints,
-            settings=SQPSettings(
-                self.config.iterations, self.config.memory, tolerance=TOLERANCE, target=self.original_loss
-            ),
+            settings=SQPSettings(self.config.iterations, self.config.memory, tolerance=TOLERANCE, target=self.target),
             solve_qp=lambda program: solve_qp(program, self.qp_solver),
             on_iteration=self._record,
             curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,

@@ -40,7 +40,11 @@ def test_the_flags_table_is_the_programs_own_defaults_included():
 
 
 def test_every_flag_in_the_text_exists():
-    named = set(re.findall(r"--(?:no(?=band|growing|continuation))?([a-z_]+)\b(?!\()", " ".join([*PAGES, WORKSPACE])))
+    named = set(
+        re.findall(
+            r"--(?:no(?=band|growing|continuation|stop_at_original))?([a-z_]+)\b(?!\()", " ".join([*PAGES, WORKSPACE])
+        )
+    )
     others = {"help", "verbosity", "logdir", "flagfile", "check", "durations", "maxfail", "vary", "smoke", "etas"}
     others |= {"seeds", "ranks", "output", "models", "networks", "methods", "schemes", "repetitions"}
     others |= {"check_input", "check_output", "seconds", "sites", "budget", "images", "momenta"}

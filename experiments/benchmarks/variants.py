@@ -2,8 +2,9 @@
 
 python -m cobla_tf.experiments.benchmarks.variants --vary=sampling trains the digits network and compares on it;
 --model, --dataset and --data_dir take what the command line of the package takes. The curves show the loss on training
-images that no gradient sees against the images that gradients were taken on; the table ends with the accuracy on the
-data's test images, which no step and no choice between iterates sees.
+images that no gradient sees against the images that gradients were taken on, of the relaxation; the table's images are
+those of the whole run, and it ends with accuracies and the compressed network's loss on the data's test images, which
+no step and no choice between iterates sees.
 """
 
 import csv
@@ -26,13 +27,14 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "curvature": {"measured": {}, "identity": {"curvature": "identity"}},
     "band": {"all masks": {}, "band": {"band": True}},
     "continuation": {"continuation": {}, "heuristic's start": {"continuation": False}},
+    "stop": {"at the original's loss": {}, "at convergence": {"stop_at_original": False}},
     "rounding": {
         "model and draws": {},
         "draws": {"rounding": "random"},
         "one draw": {"rounding": "random", "draws": 1},
     },
 }
-COLUMNS = ("variant", "seed", "images", "judged", "relaxed", "compressed", "seconds")
+COLUMNS = ("variant", "seed", "images", "judged", "relaxed", "compressed", "loss", "seconds")
 
 _VARY = flags.DEFINE_enum("vary", "sampling", list(VARIANTS), "Which setting.")
 _MODEL = flags.DEFINE_string("model", "digits_cnn", "As in cobla_tf.main.")
@@ -42,8 +44,8 @@ _EXCLUDE = flags.DEFINE_list("exclude", [], "As in cobla_tf.main.")
 _SCHEME = flags.DEFINE_enum("scheme", "spatial", ("spatial", "channel"), "As in cobla_tf.main.")
 _BUDGET = flags.DEFINE_float("budget", 0.3, "Of MACs and params alike.", 0, 1)
 _SAMPLE = flags.DEFINE_float("sample_fraction", 0.2, "Share of the training images behind a gradient.", 0, 1)
-_ITERATIONS = flags.DEFINE_integer("iterations", 12, "Most iterations in a phase.", 1)
-_REFINE = flags.DEFINE_integer("refine_iterations", 5, "Iterations of re-scaling.", 0)
+_ITERATIONS = flags.DEFINE_integer("iterations", 20, "Most iterations in a phase.", 1)
+_REFINE = flags.DEFINE_integer("refine_iterations", 20, "Iterations of re-scaling.", 0)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each variant.", 1)
 _PRETRAIN = flags.DEFINE_integer("pretrain_epochs", 10, "Epochs of training before; 0 takes the model as it is.", 0)
 _OUTPUT = flags.DEFINE_string("output", "variants", "Where the CSV files and the plot go, without ending.")
@@ -103,10 +105,11 @@ def _run(model: Any, data: Any, held_out: Any, name: str, settings: dict[str, An
         config=Config(solve=solve, seed=seed),
     ).report
     records = [record for record in report.iterations if record.phase.startswith("solve")]
-    relaxed, compressed = (report.evaluations[stage].accuracy for stage in ("relaxed", "compressed"))
-    judged = min(record.judged for record in records)
+    images = max((record.images for record in report.iterations), default=0)
+    relaxed, compressed = (report.evaluations[stage] for stage in ("relaxed", "compressed"))
+    judged = min((record.judged for record in records), default=np.nan)
     seconds = round(sum(spent for stage, spent in report.seconds.items() if stage.startswith("solve")))
-    row = (name, seed, records[-1].images, judged, relaxed, compressed, seconds)
+    row = (name, seed, images, judged, relaxed.accuracy, compressed.accuracy, compressed.loss, seconds)
     print(*row, flush=True)
     return Curve(row, [(record.images, record.judged) for record in records])
 
