@@ -65,6 +65,16 @@ def test_patience_ends_where_the_judge_sees_no_gain(patience):
     assert len(steps) == patience
 
 
+def test_the_loop_ends_once_the_loss_is_low_enough():
+    settings = {"judge": lambda x: np.full(3, -x.sum()), "iterations": 8, "first_step": 1e-3, "tolerance": 0.0}
+    loop, steps = loop_of(Renewed(), **settings)
+    loop.minimise(np.zeros(20))
+    assert len(steps) == 8
+    loop, fewer = loop_of(Renewed(), enough=steps[2].judged, **settings)
+    assert loop.minimise(np.zeros(20)).status.endswith("as low as was asked for")
+    assert len(fewer) == 3
+
+
 @pytest.mark.parametrize("gain", [1.0, -1.0])
 def test_a_sample_is_overfitted_where_the_judge_sees_no_gain(gain):
     oracle = Renewed()

@@ -1,5 +1,6 @@
 """What the SQP loop asks of a loss, what it can be told, and what it tells."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -38,6 +39,7 @@ class SQPSettings:
             the scale of the first Hessian.
         tolerance: stop once the predicted decrease is below this share of the loss.
         patience: stop after so many iterations without a gain beyond the noise, where there is a judge.
+        enough: stop once the best iterate's loss, by the judge where there is one, is not above this.
         line_search: see there.
     """
 
@@ -46,6 +48,7 @@ class SQPSettings:
     first_step: float = 0.05
     tolerance: float = 1e-5
     patience: int = 5
+    enough: float = -math.inf
     line_search: LineSearchSettings = field(default_factory=LineSearchSettings)
 
 

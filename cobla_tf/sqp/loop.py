@@ -93,7 +93,7 @@ class SQP:
         for number in range(1, iterations + 1):
             if number > 1 and self._renew(number, self.at.overfitted) and not self.at.refresh():
                 return self._result(NOT_FINITE)
-            stop = self._iterate() or self._stale()
+            stop = self._iterate() or self._enough() or self._stale()
             if stop:
                 return self._result(stop)
         return self._result(f"stopped after the most iterations allowed ({iterations})")
@@ -189,9 +189,17 @@ class SQP:
             return "" if self.at.refresh() else NOT_FINITE
         return f"converged: predicted decrease {predicted:.1e} at loss {self.at.loss:.4f}"
 
+    def _enough(self) -> str:
+        best = self.at.incumbent
+        if best is None or not best.loss <= self.settings.enough:
+            return ""
+        return f"stopped at a loss of {best.loss:.4f}, as low as was asked for"
+
     def _stale(self) -> str:
         stale = self.at.stale
-        return f"converged: no gain beyond the noise in {stale} iterations" if stale >= self.settings.patience else ""
+        if stale < self.settings.patience:
+            return ""
+        return f"converged: no gain beyond the noise in {'1 iteration' if stale == 1 else f'{stale} iterations'}"
 
     def _unsolved(self, error: SolverError) -> str:
         """After a quadratic program without a solution: try once more without the pairs, then stop."""
