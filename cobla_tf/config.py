@@ -186,7 +186,7 @@ class Config:
     output_dir: Path | str | None = None
     """Where files go; None writes nothing."""
     benchmark: bool = False
-    """Time the compressed network beside the original."""
+    """Time the compressed network beside the original; in a sweep all points beside it, in one run."""
     strategy: str = ONE_DEVICE
     """What shares the work: 'one_device', 'mirrored' (all GPUs of this machine), or 'multi_worker' (all processes that
     TF_CONFIG names; from Python, call `cobla_tf.find_devices` first)."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cobla_tf.report import COUNTED_TITLES, Report
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.texts import share_text, table
+from cobla_tf.timings import Timing
 
 if TYPE_CHECKING:
     import keras
@@ -24,6 +25,7 @@ class Point:
         report: of the compression; None where there was none.
         failure: why there was none, one sentence.
         model: the compressed network; None likewise.
+        timing: of its network beside the original, in one run with all other points; None where none was asked for.
     """
 
     method: str
@@ -31,6 +33,7 @@ class Point:
     report: Report | None = None
     failure: str = ""
     model: "keras.Model | None" = field(default=None, repr=False, compare=False)
+    timing: Timing | None = None
 
     @property
     def name(self) -> str:
@@ -78,6 +81,11 @@ class Curve:
         return next((point.report.evaluations["original"] for point in self.points if point.report), None)
 
     @property
+    def timed(self) -> bool:
+        """Whether the networks were timed."""
+        return any(point.timing for point in self.points)
+
+    @property
     def failures(self) -> dict[str, str]:
         """Exports that could not be made or trusted, and why, over all points."""
         reports = {point.name: point.report for point in self.points if point.report}
@@ -87,9 +95,15 @@ class Curve:
         """Whether another point is at least as good in accuracy and in every resource, and better in one of them."""
         return [any(_beats(other, point) for other in self.points) for point in self.points]
 
+    def outrun(self) -> list[bool]:
+        """Whether another point is at least as good in accuracy and in measured time, and better in one of them."""
+        timed = [point for point in self.points if point.timing]
+        return [point.timing is not None and any(_outruns(other, point) for other in timed) for point in self.points]
+
     def rows(self) -> list[dict[str, Any]]:
         """One flat record a point."""
-        return [self._row(*pair) for pair in zip(self.points, self.dominated(), strict=True)]
+        lates = zip(self.points, self.dominated(), self.outrun(), strict=True)
+        return [self._row(point, dominated) | _times(point, outrun) for point, dominated, outrun in lates]
 
     def to_csv(self) -> str:
         """The records with a line of names above them."""
@@ -100,10 +114,14 @@ class Curve:
         return text.getvalue()
 
     def table(self, style: str = "simple") -> str:
-        """Method, budgets, shares kept, accuracy and its change of every point; `style` is one of tabulate's."""
+        """Method, budgets, shares kept, accuracy and its change of every point; `style` is one of tabulate's.
+
+        Where time was measured, its share and milliseconds (median, quartiles) as well.
+        """
         resources = self.resources
         titles = [f"{COUNTED_TITLES.get(name, name)} kept" for name in resources]
-        lines = [self._line(point, late, resources) for point, late in zip(self.points, self.dominated(), strict=True)]
+        titles += ["time kept", "ms"] if self.timed else []
+        lines = [self._line(*late) for late in zip(self.points, self.dominated(), self.outrun(), strict=True)]
         return table(["method", "budgets", *titles, "accuracy", "points", "loss", ""], lines, style, text_columns=2)
 
     def __str__(self) -> str:
@@ -126,16 +144,20 @@ class Curve:
             }
         return {**row, "dominated": dominated, "failure": point.failure}
 
-    def _line(self, point: Point, dominated: bool, resources: list[str]) -> list[str]:
-        asked = ", ".join(f"{resource} {value:g}" for resource, value in point.budgets.items())
+    def _line(self, point: Point, dominated: bool, outrun: bool) -> list[str]:
+        resources, asked = self.resources, ", ".join(f"{name} {value:g}" for name, value in point.budgets.items())
         if point.report is None:
-            return [point.method, asked, *[""] * len(resources), "", "", "", "cannot be met"]
+            return [point.method, asked, *[""] * (len(resources) + 2 * self.timed), "", "", "", "cannot be met"]
         accuracy, original = point.result.accuracy, self.original.accuracy
         known = accuracy is not None and original is not None
         shares = [share_text(point.kept[name], 1.0) if name in point.kept else "-" for name in resources]
         numbers = [f"{100 * accuracy:.2f} %", f"{100 * (accuracy - original):+.2f}"] if known else ["-", ""]
-        word = "dominated" if dominated else ""
-        return [point.method, asked, *shares, *numbers, f"{point.result.loss:.4f}", word]
+        if self.timed:
+            shares += (
+                [share_text(point.timing.ratio, 1.0), str(point.timing.compressed)] if point.timing else ["-", "-"]
+            )
+        words = [word for word, late in (("dominated", dominated), ("dominated in time", outrun)) if late]
+        return [point.method, asked, *shares, *numbers, f"{point.result.loss:.4f}", ", ".join(words)]
 
 
 def _beats(one: Point, other: Point) -> bool:
@@ -144,3 +166,18 @@ def _beats(one: Point, other: Point) -> bool:
     shared = [name for name in one.kept if name in other.kept]
     gains = [one.merit - other.merit, *(other.kept[name] - one.kept[name] for name in shared)]
     return min(gains) >= 0 and max(gains) > 0
+
+
+def _outruns(one: Point, other: Point) -> bool:
+    gains = one.merit - other.merit, other.timing.ratio - one.timing.ratio
+    return min(gains) >= 0 and max(gains) > 0
+
+
+def _times(point: Point, outrun: bool) -> dict[str, Any]:
+    """What was measured, as part of a flat record: a median, its quartiles, and the original's median."""
+    if point.timing is None:
+        return {}
+    own, original = point.timing.compressed, point.timing.original
+    seconds = {"": own.median, "_low": own.low, "_high": own.high, "_original": original.median}
+    times = {f"measured{which}_ms": round(1e3 * spent, 6) for which, spent in seconds.items()}
+    return {**times, "measured_kept": point.timing.ratio, "measured_dominated": outrun}

@@ -54,10 +54,12 @@ class SampledLoss:
             self.examples, self.judges = self.examples.reserve(judges, self.rng)
         self.sample = self.examples.draw(self._least if self._grows else self.count, self.rng)
 
-    def shrink(self) -> None:
-        """Begin with a small sample again, where samples grow."""
-        if self._grows:
-            self.sample = self.examples.draw(self._least, self.rng)
+    def fill(self) -> bool:
+        """Draw a whole sample if the present one has not grown to it yet; True if so."""
+        if self.sample.size >= self.count:
+            return False
+        self.sample = self.examples.draw(self.count, self.rng)
+        return True
 
     @property
     def _grows(self) -> bool:

@@ -34,6 +34,9 @@ LARGEST_SCALE = 10.0
 """Upper bound of a kept term's scale once the ranks are fixed: far above what the loss ever asks for."""
 TOLERANCE = 1e-3
 """Of the loss, a predicted decrease that is not worth another gradient."""
+WARM_PATIENCE = 1
+"""Iterations without a gain beyond the noise after which a solve from another's solution stops: it begins near the
+optimum and with a Hessian that has been learnt, so that a first step without a gain is not followed by better ones."""
 
 
 @dataclass
@@ -65,6 +68,7 @@ class Solver:
     records: list[IterationRecord] = field(default_factory=list)
     status: list[str] = field(default_factory=list)
     phase: str = ""
+    reached: float = -np.inf
     cost: Array | None = None
     gradients: int = 0
     values: int = 0
@@ -112,7 +116,8 @@ class Solver:
 
     def _relax(self, masks: Array, whole: Array) -> tuple[Array, Array]:
         """Solve Eq. 8; keep sites that come out saturated whole, and solve again with what that frees."""
-        self.loop = self._loop(self.region.constraints(self.limits, whole))
+        stops = {"patience": WARM_PATIENCE} if self.warm else {}
+        self.loop = self._loop(self.region.constraints(self.limits, whole), **stops)
         self.loop.bfgs = deepcopy(self.warm.bfgs) if self.warm else None
         for phase in range(1, len(self.sigmas) + 2):
             self.phase, self.whole = f"solve {phase}", whole
@@ -139,7 +144,10 @@ class Solver:
         loop.begin(masks)
         if self.config.continuation and loop.constraints.violated(loop.at.x):
             self._come_down(whole)
+            if self.warm and self.oracle.fill():  # so near the optimum, a small sample has no gain to show
+                loop.at.refresh()
         result = loop.run()
+        self.reached = loop.at.incumbent.loss if loop.at.incumbent else -np.inf
         self.status.append(f"{self.phase}: {result.status}")
         return result.x
 
@@ -156,11 +164,12 @@ class Solver:
         self.status.append(f"continuation: {way.run()}")
         self.phase = phase
 
-    def _loop(self, constraints: Constraints) -> SQP:
+    def _loop(self, constraints: Constraints, **stops: float) -> SQP:
+        settings = {"tolerance": TOLERANCE, "target": self.target, **stops}
         return SQP(
             evaluations=Evaluations(self.oracle, self.oracle.judge if self.oracle.judges else None),
             constraints=constraints,
-            settings=SQPSettings(self.config.iterations, self.config.memory, tolerance=TOLERANCE, target=self.target),
+            settings=SQPSettings(self.config.iterations, self.config.memory, **settings),
             solve_qp=lambda program: solve_qp(program, self.qp_solver),
             on_iteration=self._record,
             curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,
@@ -224,11 +233,12 @@ class Solver:
         if not self.config.refine_iterations or not free.any():
             return rounded
         if self.warm:
-            self.oracle.shrink()
+            self.oracle.fill()
         spent = self.loop.evaluations
         self.gradients, self.values = self.gradients + spent.gradients, self.values + spent.values
+        target = max(self.target, self.reached) if self.warm else self.target  # what rounding has lost is regained
         lower, upper = np.where(free, LEAST_SCALE, rounded.scale), np.where(free, LARGEST_SCALE, rounded.scale)
-        loop = self._loop(Constraints(np.zeros((0, len(free))), np.zeros(0), lower, upper))
+        loop = self._loop(Constraints(np.zeros((0, len(free))), np.zeros(0), lower, upper), target=target)
         loop.bfgs = deepcopy(self.loop.bfgs)  # the caller's warm start is not to change
         self.phase, self.cost = "re-scale", self.costs.used(rounded.allocation)
         try:

@@ -1,4 +1,4 @@
-"""benchmark(): how fast the compressed network is, beside the original, on this machine's processor."""
+"""How fast compressed networks are, beside the original, on this machine's processor."""
 
 import json
 import os
@@ -24,8 +24,8 @@ from cobla_tf.runtimes import Arrays, write_arrays
 from cobla_tf.timings import Benchmark, Timing, cores
 
 RUNTIMES = ("keras", "savedmodel", "litert")
-Files = list[tuple[str, str, str]]
-"""A runtime, and the files of the original and of the compressed network."""
+Files = list[tuple[str, ...]]
+"""A runtime, and a file of every network, the original's first."""
 
 
 def benchmark(
@@ -67,11 +67,40 @@ def benchmark(
         write_arrays(Path(name, "images.npz"), images)
         for threads in sorted({1, cores()}):
             job = {"threads": threads, "seconds": seconds, "batches": sorted({1, batch}), "files": files}
-            timings += _measure(Path(name), job | {"names": signature_names(original)}, notes)
+            rows = _measure(Path(name), job | {"names": signature_names(original)}, notes)
+            timings += [Timing.of(runtime, threads, size, *times) for runtime, size, *times in rows]
     sites = compare_sites(original, compressed, shape_of(images), seconds)
     for note in notes:
         logging.warning("benchmark: %s", note)
     return Benchmark(tuple(timings), sites, cores(), tuple(dict.fromkeys(notes)))
+
+
+def time_together(
+    original: keras.Model, compressed: Sequence[keras.Model], *, images: Any = None, seconds: float = 10.0
+) -> tuple[tuple[Timing, ...], tuple[str, ...]]:
+    """Time one image through several compressed networks and the original, all in turn, in LiteRT with one thread.
+
+    Args:
+        original, compressed: none is changed.
+        images, seconds: as for `benchmark`.
+
+    Returns:
+        a timing for each compressed network, against the same runs of the original; none where LiteRT takes not all of
+        them, and then a sentence that says why.
+
+    Raises:
+        ModelError, ConfigError, DataError: as `benchmark`.
+    """
+    models, notes = (original, *compressed), []
+    for model in models:
+        check_model(model)
+    images = _images(original, images)
+    with tempfile.TemporaryDirectory(prefix="cobla-") as name:
+        files = _files([plain(model) for model in models], ("litert",), Path(name), notes)
+        write_arrays(Path(name, "images.npz"), images)
+        job = {"threads": 1, "seconds": seconds, "batches": [1], "files": files, "names": signature_names(original)}
+        rows = _measure(Path(name), job, notes) if files else []
+    return tuple(Timing.of("litert", 1, 1, first, own) for _, _, first, *others in rows for own in others), tuple(notes)
 
 
 def _check(runtimes: Sequence[str], batch: int, seconds: float) -> None:
@@ -91,15 +120,15 @@ def _images(model: keras.Model, images: Any) -> Arrays:
     return arrange_images(model, joined([rng.uniform(size=(1, *entry.shape[1:])) for entry in model.inputs]))
 
 
-def _files(models: tuple[keras.Model, keras.Model], runtimes: Sequence[str], folder: Path, notes: list[str]) -> Files:
-    """Both networks in every form; a form that cannot be had is left out, with a note."""
+def _files(models: Sequence[keras.Model], runtimes: Sequence[str], folder: Path, notes: list[str]) -> Files:
+    """All networks in every form; a form that cannot be had is left out, with a note."""
     files = []
     own = sorted({name for model in models for name in own_classes(model)})
     for runtime in runtimes:
         if runtime == "keras" and own:
             notes.append(f"keras: left out, another process cannot load {', '.join(own)}")
             continue
-        paths = [folder / which / FILE_NAMES[runtime] for which in ("original", "compressed")]
+        paths = [folder / str(place) / FILE_NAMES[runtime] for place in range(len(models))]
         try:
             for model, path in zip(models, paths, strict=True):
                 path.parent.mkdir(exist_ok=True)
@@ -111,7 +140,8 @@ def _files(models: tuple[keras.Model, keras.Model], runtimes: Sequence[str], fol
     return files
 
 
-def _measure(folder: Path, job: dict, notes: list[str]) -> list[Timing]:
+def _measure(folder: Path, job: dict, notes: list[str]) -> list[tuple[Any, ...]]:
+    """In a process of its own: runtime, batch, and the seconds of every network in all rounds."""
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     (folder / "times.json").unlink(missing_ok=True)
     quiet_cpu = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -123,4 +153,4 @@ def _measure(folder: Path, job: dict, notes: list[str]) -> list[Timing]:
         return []
     result = json.loads((folder / "times.json").read_text(encoding="utf-8"))
     notes += [one_line(f"{runtime}: {why}") for runtime, why in result["failures"].items()]
-    return [Timing.of(runtime, job["threads"], batch, *times) for runtime, batch, *times in result["times"]]
+    return result["times"]

@@ -1,9 +1,9 @@
 """Times runs in turn; as a process of its own, with a number of threads that TensorFlow takes only at its start.
 
 python -m cobla_tf.stopwatch FOLDER reads FOLDER/job.json: threads, seconds, names in the files' signatures, and batches
-of FOLDER/images.npz for files [[runtime, path of the original, path of the compressed network]]. It writes
-FOLDER/times.json: a list of [runtime, batch, seconds of the original in every round, seconds of the compressed
-network], and sentences on failures.
+of FOLDER/images.npz for files [[runtime, path of a network, path of another, ...]], as many in every runtime. It writes
+FOLDER/times.json: a list of [runtime, batch, seconds of the first network in every round, seconds of the second, ...],
+and sentences on failures.
 """
 
 import json
@@ -63,7 +63,8 @@ def main(folder: Path) -> None:
         except Exception as error:  # a runtime may raise nearly anything, and must cost no other
             failures[runtime] = f"{type(error).__name__}: {error}"
     times = interleave(runs, job["seconds"]).T.tolist()
-    rows = [(*cell, times[2 * i], times[2 * i + 1]) for i, cell in enumerate(cells)]
+    each = len(times) // max(len(cells), 1)
+    rows = [(*cell, *times[i * each : (i + 1) * each]) for i, cell in enumerate(cells)]
     (folder / "times.json").write_text(json.dumps({"times": rows, "failures": failures}), encoding="utf-8")
 
 

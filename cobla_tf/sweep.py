@@ -23,12 +23,12 @@ from cobla_tf.plots import save_png
 from cobla_tf.reading import as_examples
 from cobla_tf.selection import COBLA, takes_budgets
 from cobla_tf.solution import WarmStart
+from cobla_tf.speed import time_together
 from cobla_tf.unfinished import held, removed_together
 
 FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
-WARM_SHARE, WARM_RESCALING = 1 / 2, 2 / 3
-"""Of the iterations, and of those of re-scaling, what a solve from another's solution has: fewer end at a higher loss
-where budgets are tight."""
+WARM_SHARE = 1 / 2
+"""Of the iterations, what a solve from another's solution has at most; it nearly always stops by itself before."""
 
 Budgets = dict[str, float]
 
@@ -50,7 +50,8 @@ def pareto(
     Args:
         model, dataset, validation, config: as for `compress`; each point has a folder of its own in the output folder,
             and the curve lies beside them as a table, a CSV file and a picture. The same call made again after an
-            interruption goes on where that one had come to.
+            interruption goes on where that one had come to. With `config.benchmark` the original and all points are
+            timed in turn at the end, in LiteRT with one image and one thread.
         macs, params, budgets: as for `compress`, but a list each, all of the same length; best from loose to tight.
         methods: names of methods that take budgets.
         **options: scheme, exclude, resources and loss, as for `compress`.
@@ -73,6 +74,8 @@ def pareto(
     }
     with held(config.output_dir), removed_together():
         curve = _curve(_Sweep(model, config, shared), methods, asked)
+        if config.benchmark:
+            curve = _timed(curve, model, shared["dataset"].probe().images)
         if config.output_dir is not None:
             _write(curve, config.output_dir)
     return curve
@@ -83,6 +86,16 @@ def _curve(sweep: "_Sweep", methods: Sequence[str], asked: Sequence[Budgets]) ->
     if all(point.report is None for point in points):
         raise BudgetError(f"none of the {len(points)} budgets can be met; the last one: {points[-1].failure}")
     return Curve(points)
+
+
+def _timed(curve: Curve, model: keras.Model, images: Any) -> Curve:
+    """With the time that every point's network takes, in one run with the original and all others."""
+    met = [point for point in curve.points if point.model]
+    timings, notes = time_together(model, [point.model for point in met], images=images)
+    for note in notes:
+        logging.warning("the curve over time is left out: %s", note)
+    own = dict(zip(map(id, met), timings, strict=bool(timings)))
+    return Curve(tuple(dataclasses.replace(point, timing=own.get(id(point))) for point in curve.points))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +131,9 @@ class _Sweep:
     def _config(self, name: str, shorter: bool) -> Config:
         solve, folder = self.config.solve, self.config.output_dir
         if shorter:
-            solve = dataclasses.replace(
-                solve,
-                iterations=math.ceil(solve.iterations * WARM_SHARE),
-                refine_iterations=math.ceil(solve.refine_iterations * WARM_RESCALING),
-            )
-        return dataclasses.replace(self.config, solve=solve, output_dir=None if folder is None else folder / name)
+            solve = dataclasses.replace(solve, iterations=math.ceil(solve.iterations * WARM_SHARE))
+        folder = None if folder is None else folder / name
+        return dataclasses.replace(self.config, solve=solve, output_dir=folder, benchmark=False)  # timed all at once
 
 
 def _asked(lists: Mapping[str, Sequence[float] | None]) -> list[Budgets]:

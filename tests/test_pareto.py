@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import math
+from functools import partial
 
 import keras
 import numpy as np
@@ -15,9 +16,13 @@ from cobla_tf.config import Config, SolveConfig
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
 from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.export_formats import WRITERS
 from cobla_tf.objective import Objective
 from cobla_tf.report import Report
 from cobla_tf.report_parts import BudgetReport, Evaluation
+from cobla_tf.speed import time_together
+from cobla_tf.stopwatch import LEAST_ROUNDS
+from cobla_tf.timings import Timing
 
 QUICK = Config(solve=SolveConfig(iterations=4, draws=1, refine_iterations=2), batch_size=64, exports=("keras",))
 DATA, TEST = images_and_labels(200), images_and_labels(60, seed=1)
@@ -31,9 +36,11 @@ def model():
 @pytest.fixture(scope="module")
 def sweep(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    config = dataclasses.replace(QUICK, output_dir=folder)
+    config = dataclasses.replace(QUICK, output_dir=folder, benchmark=True)
     options = {"macs": [0.0001, 0.4, 0.7], "params": [0.5, 0.5, 0.8], "methods": ("cobla", "uniform")}
-    return cobla_tf.pareto(model, DATA, validation=TEST, config=config, **options), folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cobla_tf.sweep.time_together", partial(time_together, seconds=0))
+        return cobla_tf.pareto(model, DATA, validation=TEST, config=config, **options), folder
 
 
 def report(accuracy, **kept):
@@ -64,11 +71,9 @@ def test_a_budget_that_cannot_be_met_is_marked_and_the_rest_goes_on(sweep):
     assert "cannot be met" in str(curve) and failed[0].failure in str(curve)
 
 
-def test_later_points_start_from_the_one_before_with_fewer_iterations(sweep):
+def test_later_points_start_from_the_one_before_with_half_of_the_iterations(sweep):
     curve, _ = sweep
-    first, second = (point.report.config["solve"] for point in curve.points[:2])
-    assert (first["iterations"], second["iterations"]) == (4, 2)
-    assert (first["refine_iterations"], second["refine_iterations"]) == (2, 2)
+    assert [point.report.config["solve"]["iterations"] for point in curve.points[:2]] == [4, 2]
 
 
 def test_files_hold_every_point(sweep):
@@ -81,6 +86,32 @@ def test_files_hold_every_point(sweep):
     loaded = keras.models.load_model(folder / curve.points[1].name / "compressed.keras")
     np.testing.assert_allclose(loaded(TEST[0]), curve.points[1].model(TEST[0]), rtol=1e-5, atol=1e-6)
     assert (folder / "curve.png").stat().st_size > 10_000 and "curve.png" in (folder / "curve.md").read_text()
+
+
+def test_all_networks_are_timed_in_one_run(sweep):
+    curve, folder = sweep
+    met = [point for point in curve.points if point.report]
+    assert len({point.timing.original for point in met}) == 1
+    assert {point.timing.compressed.runs for point in met} == {LEAST_ROUNDS}
+    assert all(point.timing is None for point in curve.points if point.failure)
+    assert all(point.report.benchmark is None for point in met)  # no second figure for the same thing
+    rows = list(csv.DictReader((folder / "curve.csv").open()))
+    for row, point in zip(rows, curve.points, strict=True):
+        assert (row["measured_ms"] == "") == bool(point.failure)
+    times = [float(rows[0][f"measured{which}_ms"]) for which in ("_low", "", "_high", "_original")]
+    assert 0 < times[0] <= times[1] <= times[2] and times[3] > 0
+    assert "time kept" in (folder / "curve.md").read_text()
+    assert len(curve_figure(curve).axes) == 3
+
+
+def test_a_network_that_litert_does_not_take_costs_only_the_times(model, monkeypatch):
+    monkeypatch.setitem(WRITERS, "litert", lambda source, path: 1 / 0)
+    timings, notes = time_together(model, [model])
+    assert timings == () and "ZeroDivisionError" in notes[0]
+    curve = cobla_tf.pareto(
+        model, DATA, validation=TEST, config=dataclasses.replace(QUICK, benchmark=True), macs=[0.5], methods=["uniform"]
+    )
+    assert not curve.timed and curve.points[0].report
 
 
 def test_a_warm_start_is_taken_up(model):
@@ -160,6 +191,25 @@ def test_a_point_is_dominated_where_another_is_nowhere_worse_and_somewhere_bette
     assert curve_of(best, worse, cheaper).dominated() == [False, True, False]
     assert curve_of(best, best).dominated() == [False, False]
     assert curve_of(None, best).dominated() == [False, False]
+
+
+def test_what_is_dominated_in_time_is_hollow_in_the_panel_of_time_alone():
+    reports = report(0.9, macs=50), report(0.8, macs=40), report(0.7, macs=30), None
+    seconds = 2e-3, 1e-3, 3e-3
+    timings = [*(Timing.of("litert", 1, 1, [4e-3] * 5, [spent] * 5) for spent in seconds), None]
+    points = [dataclasses.replace(curve_of(r).points[0], timing=t) for r, t in zip(reports, timings, strict=True)]
+    curve = Curve(tuple(points))
+    assert curve.dominated() == [False] * 4
+    assert curve.outrun() == [False, False, True, False]
+    macs, time = curve_figure(curve).axes
+    assert [hollow(axes) for axes in (macs, time)] == [[], [3.0]]
+    assert [row.get("measured_dominated") for row in curve.rows()] == [False, False, True, None]
+    assert "dominated in time" in curve.table()
+    assert curve_of(reports[0]).outrun() == [False]
+
+
+def hollow(axes):
+    return [x for line in axes.lines if line.get_markerfacecolor() == "white" for x in line.get_xdata()]
 
 
 def test_without_accuracy_the_loss_decides_and_is_drawn():

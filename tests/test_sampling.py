@@ -58,14 +58,13 @@ def test_samples_grow_from_a_quarter_and_last_their_iterations():
     assert sizes(sampled(numbered(400), 40, growing=False)) == [40] * 25
 
 
-@pytest.mark.parametrize(("renew_every", "growing", "size"), [(1, True, 10), (1, False, 40), (0, True, 40)])
-def test_samples_that_grow_can_begin_small_again(renew_every, growing, size):
-    loss = sampled(numbered(400), 40, renew_every, growing)
-    sizes(loss)
-    before = set(loss.sample.labels)
-    loss.shrink()
-    assert loss.sample.size == size
-    assert (set(loss.sample.labels) == before) == (size == 40)
+@pytest.mark.parametrize("growing", [True, False])
+def test_a_sample_that_has_not_grown_yet_can_be_filled(growing):
+    loss = sampled(numbered(400), 40, growing=growing)
+    before = loss.sample
+    assert loss.fill() == growing
+    assert loss.sample.size == 40
+    assert (loss.sample is before) == (not growing)
     assert not set(loss.sample.labels) & set(loss.judges.labels)
 
 

@@ -190,6 +190,17 @@ def test_a_warm_start_meets_other_budgets_and_pays(network, share):
     np.testing.assert_array_equal(warm.bfgs.diagonal, diagonal)
 
 
+def test_a_warm_start_is_done_without_a_gain_and_rescales_whole_samples_until_rounding_is_made_up_for(network):
+    cold = solver_of(network, 0.5, iterations=2)
+    solver = solver_of(network, 0.4, cold.run().warm, renew_every=5, refine_iterations=8)
+    solver.run()
+    assert (cold.loop.settings.patience, solver.loop.settings.patience) == (5, 1)
+    assert solver.oracle.sample.size == solver.oracle.count
+    judged = [record.judged for record in solver.records if record.phase == "re-scale"]
+    assert min(judged[:-1], default=np.inf) > solver.reached
+    assert judged[-1] <= solver.reached or len(judged) == 8
+
+
 def test_budgets_of_the_original_leave_nothing_to_decide_and_a_warm_start_still(network):
     solver = solver_of(network, 1.0)
     solution = solver.run()

@@ -197,7 +197,9 @@ class SQP:
 
     def _stale(self) -> str:
         stale = self.at.stale
-        return f"converged: no gain beyond the noise in {stale} iterations" if stale >= self.settings.patience else ""
+        if stale < self.settings.patience:
+            return ""
+        return f"converged: no gain beyond the noise in {'1 iteration' if stale == 1 else f'{stale} iterations'}"
 
     def _unsolved(self, error: SolverError) -> str:
         """After a quadratic program without a solution: try once more without the pairs, then stop."""
