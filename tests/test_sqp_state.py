@@ -64,7 +64,7 @@ def test_the_loop_stops_at_the_loss_asked_for(judge):
     loop, steps = loop_of(Quadratic(), judge=judge, target=target)
     result = loop.minimise(np.zeros(20))
     assert first.loss < result.loss <= target
-    assert "as asked" in result.status
+    assert "good enough" in result.status
     assert all(step.loss > target for step in steps[:-1])
     assert not loop.run().gradients > result.gradients
 

@@ -91,8 +91,8 @@ class SQP:
         """
         iterations = iterations or self.settings.iterations
         for number in range(1, iterations + 1):
-            if self._reached():
-                return self._result(f"reached a loss of {self.settings.target:.4f} or less, as asked")
+            if reached := self._reached():
+                return self._result(reached)
             if number > 1 and self._renew(number, self.at.overfitted) and not self.at.refresh():
                 return self._result(NOT_FINITE)
             stop = self._iterate() or self._stale()
@@ -191,9 +191,11 @@ class SQP:
             return "" if self.at.refresh() else NOT_FINITE
         return f"converged: predicted decrease {predicted:.1e} at loss {self.at.loss:.4f}"
 
-    def _reached(self) -> bool:
-        best = self.at.incumbent
-        return best is not None and best.loss <= self.settings.target
+    def _reached(self) -> str:
+        best, target = self.at.incumbent, self.settings.target
+        if best is None or not best.loss <= target:
+            return ""
+        return f"good enough at loss {best.loss:.4f} (asked for: {target:.4f})"
 
     def _stale(self) -> str:
         stale = self.at.stale
