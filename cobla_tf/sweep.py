@@ -11,12 +11,12 @@ from absl import logging
 
 from cobla_tf.budgets import check_budgets
 from cobla_tf.cluster import own_config
-from cobla_tf.config import AUTO, RANK_METHODS, Config
+from cobla_tf.config import AUTO, RANK_METHODS, Config, as_config
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
 from cobla_tf.elements import form_of
 from cobla_tf.errors import BudgetError, ConfigError
-from cobla_tf.export import replace_with
+from cobla_tf.files import replace_with
 from cobla_tf.graph import check_model
 from cobla_tf.pipeline import compress
 from cobla_tf.plots import save_png
@@ -62,7 +62,7 @@ def pareto(
     Raises:
         CoblaError: bad input, or no budget that can be met.
     """
-    config = own_config(config or Config())
+    config = own_config(as_config(config))
     asked = _asked({"macs": macs, "params": params, **(budgets or {})})
     check_sweep(methods, asked, [resource.name for resource in options.get("resources", ())])
     check_model(model)
@@ -111,7 +111,8 @@ class _Sweep:
         points: list[Point] = []
         warm: WarmStart | None = None
         for number, budgets in enumerate(asked, start=1):
-            logging.info("%s, point %d of %d: %s", method, number, len(asked), budgets)
+            wanted = ", ".join(f"{name} {budget:g}" for name, budget in budgets.items())
+            logging.info("%s, point %d of %d: %s", method, number, len(asked), wanted)
             point, warm = self._point(method, budgets, warm)
             points.append(point)
         return points
