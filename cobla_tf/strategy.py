@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from traceback import clear_frames
 
 import tensorflow as tf
 from absl import logging
@@ -81,6 +82,7 @@ def watched(devices: Devices) -> Iterator[None]:
     except LOST as error:
         if devices.workers == 1:
             raise
+        clear_frames(error.__traceback__)  # TensorFlow's threads, which complain if the interpreter ends before them
         raise WorkerError(
             f"another worker has stopped or cannot be reached ({_brief(error)}); start all workers again, in this "
             "or another number, and the run goes on where it was."
