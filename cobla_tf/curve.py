@@ -41,6 +41,11 @@ class Point:
         return "_".join([self.method, *(f"{resource}{value:g}" for resource, value in self.budgets.items())])
 
     @property
+    def asked(self) -> str:
+        """Its budgets in words: 'macs 0.5, params 0.5'."""
+        return ", ".join(f"{resource} {value:g}" for resource, value in self.budgets.items())
+
+    @property
     def result(self) -> Evaluation | None:
         """Of the network as it ends up: fine-tuned where that was asked for."""
         return list(self.report.evaluations.values())[-1] if self.report else None
@@ -145,9 +150,9 @@ class Curve:
         return {**row, "dominated": dominated, "failure": point.failure}
 
     def _line(self, point: Point, dominated: bool, outrun: bool) -> list[str]:
-        resources, asked = self.resources, ", ".join(f"{name} {value:g}" for name, value in point.budgets.items())
+        resources = self.resources
         if point.report is None:
-            return [point.method, asked, *[""] * (len(resources) + 2 * self.timed), "", "", "", "cannot be met"]
+            return [point.method, point.asked, *[""] * (len(resources) + 2 * self.timed), "", "", "", "cannot be met"]
         accuracy, original = point.result.accuracy, self.original.accuracy
         known = accuracy is not None and original is not None
         shares = [share_text(point.kept[name], 1.0) if name in point.kept else "-" for name in resources]
@@ -157,7 +162,7 @@ class Curve:
                 [share_text(point.timing.ratio, 1.0), str(point.timing.compressed)] if point.timing else ["-", "-"]
             )
         words = [word for word, late in (("dominated", dominated), ("dominated in time", outrun)) if late]
-        return [point.method, asked, *shares, *numbers, f"{point.result.loss:.4f}", ", ".join(words)]
+        return [point.method, point.asked, *shares, *numbers, f"{point.result.loss:.4f}", ", ".join(words)]
 
 
 def _beats(one: Point, other: Point) -> bool:

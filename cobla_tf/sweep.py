@@ -111,8 +111,7 @@ class _Sweep:
         points: list[Point] = []
         warm: WarmStart | None = None
         for number, budgets in enumerate(asked, start=1):
-            wanted = ", ".join(f"{name} {budget:g}" for name, budget in budgets.items())
-            logging.info("%s, point %d of %d: %s", method, number, len(asked), wanted)
+            logging.info("%s, point %d of %d: %s", method, number, len(asked), Point(method, budgets).asked)
             point, warm = self._point(method, budgets, warm)
             points.append(point)
         return points
