@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from absl import logging
 
 from cobla_tf.band import Band, heuristic_band, open_band
 from cobla_tf.config import SolveConfig
-from cobla_tf.continuation import Continuation
 from cobla_tf.costs import CostTable
 from cobla_tf.errors import SolverError
 from cobla_tf.examples import Examples
@@ -18,13 +17,15 @@ from cobla_tf.layout import Layout
 from cobla_tf.objective import Objective
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.region import Region
+from cobla_tf.relaxation import Relaxation
 from cobla_tf.report_parts import IterationRecord
 from cobla_tf.rounding import LEAST_SCALE, Rounded, round_by_model, round_masks
 from cobla_tf.sampling import SampledLoss
 from cobla_tf.solution import Solution, WarmStart
+from cobla_tf.solve_log import SolveLog
 from cobla_tf.sqp.constraints import Constraints
 from cobla_tf.sqp.evaluations import Evaluations
-from cobla_tf.sqp.interface import Iteration, SQPSettings
+from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.loop import SQP
 from cobla_tf.start import ONES, Start
 
@@ -65,13 +66,6 @@ class Solver:
     on_record: Callable[[IterationRecord], None]
     warm: WarmStart | None = None
     clock: Callable[[], float] = time.perf_counter
-    records: list[IterationRecord] = field(default_factory=list)
-    status: list[str] = field(default_factory=list)
-    phase: str = ""
-    reached: float = -np.inf
-    cost: Array | None = None
-    gradients: int = 0
-    values: int = 0
 
     def run(self) -> Solution:
         """Solve, round, re-scale.
@@ -89,19 +83,28 @@ class Solver:
             config.growing,
             self.rng,
         )
-        self.target = self._target()
         self.start = Start(config.start, self.oracle, self.sigmas, self.costs, self.limits)
-        self.region = Region(self.costs, self.layout, self._band())
-        relaxed, whole = self._relax(self._first_masks(), self.start.allocation.whole)
-        rounded = self._refine(self._round(relaxed, whole))
-        warm = WarmStart(relaxed, self.loop.bfgs)
-        return Solution(self.start.masks, relaxed, rounded, "; ".join(self.status), tuple(self.records), warm)
+        self.log = SolveLog(self.objective, self.start, self.costs.resources, self.limits, self.on_record)
+        self.target = self._target()
+        self.relaxation = self._relaxation()
+        relaxed, whole = self.relaxation.run(self._first_masks(), self.start.allocation.whole)
+        rounded = self._rescale(self._round(relaxed, whole))
+        warm = WarmStart(relaxed, self.relaxation.loop.bfgs)
+        status, records = "; ".join(self.log.status), tuple(self.log.records)
+        return Solution(self.start.masks, relaxed, rounded, status, records, warm)
 
     def _target(self) -> float:
         if not self.config.stop_at_original:
             return -np.inf
-        self.values += 1
+        self.log.values += 1
         return self.oracle.compared(np.ones(self.layout.size))
+
+    def _relaxation(self) -> Relaxation:
+        region = Region(self.costs, self.layout, self._band())
+        stops = {"patience": WARM_PATIENCE} if self.warm else {}
+        loop = self._loop(region.constraints(self.limits, self.start.allocation.whole), **stops)
+        loop.bfgs = deepcopy(self.warm.bfgs) if self.warm else None
+        return Relaxation(loop, region, self.limits, self.log, self.start, self.config.continuation, bool(self.warm))
 
     def _first_masks(self) -> Array:
         if self.warm:
@@ -114,56 +117,6 @@ class Solver:
             return heuristic_band(self.sigmas, self.costs, self.limits, self.start.masks)
         return open_band(self.layout)
 
-    def _relax(self, masks: Array, whole: Array) -> tuple[Array, Array]:
-        """Solve Eq. 8; keep sites that come out saturated whole, and solve again with what that frees."""
-        stops = {"patience": WARM_PATIENCE} if self.warm else {}
-        self.loop = self._loop(self.region.constraints(self.limits, whole), **stops)
-        self.loop.bfgs = deepcopy(self.warm.bfgs) if self.warm else None
-        for phase in range(1, len(self.sigmas) + 2):
-            self.phase, self.whole = f"solve {phase}", whole
-            try:
-                masks = self._solve(masks, whole)
-            except SolverError as error:
-                if phase == 1:
-                    raise
-                self.status.append(f"solve {phase}: left out: {error}")
-                break
-            saturated = self.region.saturated(masks, whole)
-            if (saturated == whole).all():
-                break
-            logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
-            whole = saturated
-        return masks, whole
-
-    def _solve(self, masks: Array, whole: Array) -> Array:
-        loop = self.loop
-        loop.constraints = self.region.constraints(self.limits, whole)
-        if (loop.constraints.lower == loop.constraints.upper).all():
-            self.status.append(f"{self.phase}: nothing left to decide")
-            return loop.constraints.clip(masks)
-        loop.begin(masks)
-        if self.config.continuation and loop.constraints.violated(loop.at.x):
-            self._come_down(whole)
-            if self.warm and self.oracle.fill():  # so near the optimum, a small sample has no gain to show
-                loop.at.refresh()
-        result = loop.run()
-        self.reached = loop.at.incumbent.loss if loop.at.incumbent else -np.inf
-        self.status.append(f"{self.phase}: {result.status}")
-        return result.x
-
-    def _come_down(self, whole: Array) -> None:
-        phase, self.phase = self.phase, "continuation"
-        used = self.region.used(self.loop.at.x, whole)
-        way = Continuation(
-            self.loop,
-            lambda limits: self.region.constraints(limits, whole),
-            used,
-            self.limits,
-            self.start.constant_loss,
-        )
-        self.status.append(f"continuation: {way.run()}")
-        self.phase = phase
-
     def _loop(self, constraints: Constraints, **stops: float) -> SQP:
         settings = {"tolerance": TOLERANCE, "target": self.target, **stops}
         return SQP(
@@ -171,32 +124,10 @@ class Solver:
             constraints=constraints,
             settings=SQPSettings(self.config.iterations, self.config.memory, **settings),
             solve_qp=lambda program: solve_qp(program, self.qp_solver),
-            on_iteration=self._record,
+            on_iteration=self.log.add,
             curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,
             clock=self.clock,
         )
-
-    def _record(self, step: Iteration) -> None:
-        used = self.region.used(step.x, self.whole) if self.cost is None else self.cost
-        shares = {name: float(share) for name, share in zip(self.costs.resources, used / self.limits, strict=True)}
-        entry = IterationRecord(
-            phase=self.phase,
-            iteration=step.number,
-            loss=step.loss,
-            judged=step.judged,
-            predicted_decrease=step.predicted_decrease,
-            step=step.step,
-            budget_use=shares,
-            seconds=step.seconds,
-            gradients=self.gradients + step.gradients,
-            values=self.values + self.start.values + step.values,
-            images=self.objective.seen,
-            qp_residual=step.qp.residual,
-            prices=dict(zip(shares, (step.qp.row_multipliers / 100).tolist(), strict=False)),
-            ranks=tuple(self.layout.sums(step.x).tolist()) if self.cost is None else (),
-        )
-        self.records.append(entry)
-        self.on_record(entry)
 
     def _round(self, masks: Array, whole: Array) -> Rounded:
         """The best of several roundings by the loss on one sample that all of them share."""
@@ -210,15 +141,15 @@ class Solver:
         if len(candidates) == 1:
             return next(iter(candidates.values()))
         judges = self.oracle.judges or self.oracle.sample
-        self.values += len(candidates)
+        self.log.values += len(candidates)
         losses = {name: self.objective.value(rounded.scale, judges) for name, rounded in candidates.items()}
         best = min(losses, key=lambda name: np.nan_to_num(losses[name], nan=np.inf))
         logging.info("rounding: %s", ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
-        self.status.append(f"rounding: {best}")
+        self.log.tell("rounding", best)
         return candidates[best]
 
     def _by_model(self, masks: Array) -> dict[str, Rounded]:
-        self.gradients += 1
+        self.log.gradients += 1
         (_, gradient), curvature = self.oracle.gradient(masks), self.oracle.curvature(masks)
         if not np.isfinite([gradient, curvature]).all():
             logging.warning("rounding: no integer program, the gradient or the curvature is not finite")
@@ -226,26 +157,25 @@ class Solver:
         rounded = round_by_model(masks, gradient, curvature, self.sigmas, self.costs, self.limits)
         return {"integer program": rounded}
 
-    def _refine(self, rounded: Rounded) -> Rounded:
+    def _rescale(self, rounded: Rounded) -> Rounded:
         """Re-optimise the scale of the kept terms; no change in cost, so bounds are all that is left."""
-        self.whole = rounded.allocation.whole
-        free = rounded.kept & ~self.layout.spread(self.whole)
+        free = rounded.kept & ~self.layout.spread(rounded.allocation.whole)
         if not self.config.refine_iterations or not free.any():
             return rounded
         if self.warm:
             self.oracle.fill()
-        spent = self.loop.evaluations
-        self.gradients, self.values = self.gradients + spent.gradients, self.values + spent.values
-        target = max(self.target, self.reached) if self.warm else self.target  # what rounding has lost is regained
+        before, cost = self.relaxation, self.costs.used(rounded.allocation)
+        self.log.leave(before.loop.evaluations)
+        self.log.enter("re-scale", lambda _: cost)
+        target = max(self.target, before.reached) if self.warm else self.target  # what rounding has lost is regained
         lower, upper = np.where(free, LEAST_SCALE, rounded.scale), np.where(free, LARGEST_SCALE, rounded.scale)
         loop = self._loop(Constraints(np.zeros((0, len(free))), np.zeros(0), lower, upper), target=target)
-        loop.bfgs = deepcopy(self.loop.bfgs)  # the caller's warm start is not to change
-        self.phase, self.cost = "re-scale", self.costs.used(rounded.allocation)
+        loop.bfgs = deepcopy(before.loop.bfgs)  # the caller's warm start is not to change
         try:
             loop.begin(rounded.scale)
             result = loop.run(self.config.refine_iterations)
         except SolverError as error:
-            self.status.append(f"re-scaling: left out: {error}")
+            self.log.tell("re-scaling", f"left out: {error}")
             return rounded
-        self.status.append(f"re-scaling: {result.status}")
+        self.log.tell("re-scaling", result.status)
         return replace(rounded, scale=result.x)

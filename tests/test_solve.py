@@ -7,7 +7,6 @@ from networks import images_and_labels, small_cnn
 
 from cobla_tf import solve, start
 from cobla_tf.config import SolveConfig
-from cobla_tf.costs import Allocation
 from cobla_tf.errors import SolverError
 from cobla_tf.examples import Sample
 from cobla_tf.losses import resolve_loss
@@ -72,7 +71,7 @@ def solver_of(network, share, warm=None, record=lambda entry: None, **options):
 def check_budgets(network, solver, solution):
     costs, limits = network[0].costs, solver.limits
     assert costs.fits(solution.rounded.allocation, limits)
-    used = costs.of_sites(Allocation(solver.layout.sums(solution.relaxed), solver.whole)).sum(axis=1)
+    used = solver.relaxation.region.used(solution.relaxed, solution.rounded.allocation.whole)
     assert (used <= limits * (1 + EXCESS)).all()
     assert (solution.relaxed >= 0).all()
     assert (solution.relaxed <= 1).all()
@@ -126,7 +125,7 @@ def test_a_start_near_chance_is_taken_at_looser_budgets_and_comes_down(network, 
     heuristic = solver.start.allocation
     assert network[0].costs.fits(heuristic, solver.limits)
     used = network[0].costs.used(heuristic)
-    np.testing.assert_allclose(used, solver.region.used(solution.start, heuristic.whole))
+    np.testing.assert_allclose(used, solver.relaxation.region.used(solution.start, heuristic.whole))
 
 
 @pytest.mark.parametrize("start", ["pos_cvx", "ones"])
@@ -194,10 +193,10 @@ def test_a_warm_start_is_done_without_a_gain_and_rescales_whole_samples_until_ro
     cold = solver_of(network, 0.5, iterations=2)
     solver = solver_of(network, 0.4, cold.run().warm, renew_every=5, refine_iterations=8)
     solver.run()
-    assert (cold.loop.settings.patience, solver.loop.settings.patience) == (5, 1)
+    assert [one.relaxation.loop.settings.patience for one in (cold, solver)] == [5, 1]
     assert solver.oracle.sample.size == solver.oracle.count
-    judged = [record.judged for record in solver.records if record.phase == "re-scale"]
-    assert min(judged[:-1], default=np.inf) > solver.reached
+    judged = [record.judged for record in solver.log.records if record.phase == "re-scale"]
+    assert min(judged[:-1], default=np.inf) > solver.relaxation.reached
 
 
 def test_budgets_of_the_original_leave_nothing_to_decide_and_a_warm_start_still(network):

@@ -1,0 +1,92 @@
+"""Masks between 0 and 1 within the budgets, of least loss (Eq. 8), in the paper's two steps."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from absl import logging
+
+from cobla_tf.continuation import Continuation
+from cobla_tf.errors import SolverError
+from cobla_tf.region import Region
+from cobla_tf.solve_log import SolveLog
+from cobla_tf.sqp.loop import SQP
+from cobla_tf.start import Start
+
+Array = np.ndarray
+
+
+@dataclass
+class Relaxation:
+    """Solves; keeps sites that come out saturated whole; solves again with what that frees, until no site is left.
+
+    Attributes:
+        loop: goes on from one solve to the next with what it knows of the Hessian.
+        region: the masks that budgets allow.
+        limits: the budgets, float64 [R].
+        log: takes iterations and sentences.
+        start: knows the loss of an output that does not depend on the image.
+        continuation: whether masks that break the budgets come down to them notch by notch, or else in one step.
+        warm: whether the masks are another solve's.
+        reached: the loss that the best masks within the budgets are compared by; -inf while there are none.
+    """
+
+    loop: SQP
+    region: Region
+    limits: Array
+    log: SolveLog
+    start: Start
+    continuation: bool
+    warm: bool
+    reached: float = field(default=-np.inf, init=False)
+
+    def run(self, masks: Array, whole: Array) -> tuple[Array, Array]:
+        """From masks [n] and whole sites [S] to those of least loss.
+
+        Raises:
+            SolverError: the first quadratic program or the first loss is unusable.
+        """
+        for phase in range(1, len(whole) + 2):
+            try:
+                masks = self._solve(f"solve {phase}", masks, whole)
+            except SolverError as error:
+                if phase == 1:
+                    raise
+                self.log.tell(f"solve {phase}", f"left out: {error}")
+                break
+            saturated = self.region.saturated(masks, whole)
+            if (saturated == whole).all():
+                break
+            logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
+            whole = saturated
+        return masks, whole
+
+    def _solve(self, phase: str, masks: Array, whole: Array) -> Array:
+        loop = self.loop
+        self._enter(phase, whole)
+        loop.constraints = self.region.constraints(self.limits, whole)
+        if (loop.constraints.lower == loop.constraints.upper).all():
+            self.log.tell(phase, "nothing left to decide")
+            return loop.constraints.clip(masks)
+        loop.begin(masks)
+        if self.continuation and loop.constraints.violated(loop.at.x):
+            self._come_down(whole)
+            self._enter(phase, whole)
+        result = loop.run()
+        self.reached = loop.at.incumbent.loss if loop.at.incumbent else -np.inf
+        self.log.tell(phase, result.status)
+        return result.x
+
+    def _come_down(self, whole: Array) -> None:
+        self._enter("continuation", whole)
+        loop, region = self.loop, self.region
+        used = region.used(loop.at.x, whole)
+        way = Continuation(
+            loop, lambda limits: region.constraints(limits, whole), used, self.limits, self.start.constant_loss
+        )
+        self.log.tell("continuation", way.run())
+        if self.warm and loop.evaluations.oracle.fill():  # so near the optimum, a small sample has no gain to show
+            loop.at.refresh()
+
+    def _enter(self, phase: str, whole: Array) -> None:
+        region = self.region
+        self.log.enter(phase, lambda masks: region.used(masks, whole), region.layout.sums)

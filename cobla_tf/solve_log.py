@@ -1,0 +1,80 @@
+"""What a solve tells on its way: a record of every iteration, a sentence for every phase."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cobla_tf.objective import Objective
+from cobla_tf.report_parts import IterationRecord
+from cobla_tf.sqp.evaluations import Evaluations
+from cobla_tf.sqp.interface import Iteration
+from cobla_tf.start import Start
+
+Array = np.ndarray
+
+
+@dataclass
+class SolveLog:
+    """Makes records of the iterations of one SQP loop after another.
+
+    Attributes:
+        objective: counts the images.
+        start: counts the losses that finding it took.
+        resources, limits: names and limits of the rows, float64 [R].
+        on_record: called after every iteration.
+        gradients, values: evaluations so far, but for those of the start and of the present loop.
+        records, status: what there was to tell.
+        phase: the present one.
+    """
+
+    objective: Objective
+    start: Start
+    resources: tuple[str, ...]
+    limits: Array
+    on_record: Callable[[IterationRecord], None]
+    gradients: int = 0
+    values: int = 0
+    records: list[IterationRecord] = field(default_factory=list)
+    status: list[str] = field(default_factory=list)
+    phase: str = field(default="", init=False)
+
+    def enter(self, phase: str, used: Callable[[Array], Array], ranks: Callable[[Array], Array] | None = None) -> None:
+        """Begin a phase.
+
+        Args:
+            phase: its name.
+            used: cost [R] of an iterate [n].
+            ranks: sums [S] of an iterate's masks; None where the ranks are fixed.
+        """
+        self.phase, self._used, self._ranks = phase, used, ranks
+
+    def tell(self, phase: str, sentence: str) -> None:
+        """Say how a phase ended."""
+        self.status.append(f"{phase}: {sentence}")
+
+    def leave(self, spent: Evaluations) -> None:
+        """Count what a loop has spent that another one follows."""
+        self.gradients, self.values = self.gradients + spent.gradients, self.values + spent.values
+
+    def add(self, step: Iteration) -> None:
+        """Record an iteration of the present phase."""
+        shares = self._used(step.x) / self.limits
+        record = IterationRecord(
+            phase=self.phase,
+            iteration=step.number,
+            loss=step.loss,
+            judged=step.judged,
+            predicted_decrease=step.predicted_decrease,
+            step=step.step,
+            budget_use=dict(zip(self.resources, shares.tolist(), strict=True)),
+            seconds=step.seconds,
+            gradients=self.gradients + step.gradients,
+            values=self.start.values + self.values + step.values,
+            images=self.objective.seen,
+            qp_residual=step.qp.residual,
+            prices=dict(zip(self.resources, (step.qp.row_multipliers / 100).tolist(), strict=False)),
+            ranks=() if self._ranks is None else tuple(self._ranks(step.x).tolist()),
+        )
+        self.records.append(record)
+        self.on_record(record)
