@@ -70,6 +70,10 @@ def _require(ok: bool, name: str, expected: str, got: object) -> None:
         raise ConfigError(f"{name} must be {expected}, got {got!r}.")
 
 
+def _require_among(name: str, got: object, names: tuple[str, ...]) -> None:
+    _require(got in names, name, f"one of {', '.join(names)}", got)
+
+
 @dataclass(frozen=True)
 class SolveConfig:
     """How the masks are found."""
@@ -128,12 +132,12 @@ class SolveConfig:
             "a whole number, at least 0",
             self.refine_iterations,
         )
-        _require(self.gradient in GRADIENTS, "gradient", f"one of {GRADIENTS}", self.gradient)
-        _require(self.curvature in CURVATURES, "curvature", f"one of {CURVATURES}", self.curvature)
-        _require(self.rounding in ROUNDINGS, "rounding", f"one of {ROUNDINGS}", self.rounding)
-        _require(self.start in STARTS, "start", f"one of {STARTS}", self.start)
-        _require(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self.precision)
-        _require(self.qp_solver in QP_SOLVERS, "qp_solver", f"one of {QP_SOLVERS}", self.qp_solver)
+        _require_among("gradient", self.gradient, GRADIENTS)
+        _require_among("curvature", self.curvature, CURVATURES)
+        _require_among("rounding", self.rounding, ROUNDINGS)
+        _require_among("start", self.start, STARTS)
+        _require_among("precision", self.precision, PRECISIONS)
+        _require_among("qp_solver", self.qp_solver, QP_SOLVERS)
 
     def sample_size(self, examples: int) -> int:
         """Images behind one gradient, of a training set of `examples`."""
@@ -206,6 +210,6 @@ class Config:
         _require(_is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
         batch = self.export_batch
         _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
-        _require(self.strategy in STRATEGIES, "strategy", f"one of {STRATEGIES}", self.strategy)
+        _require_among("strategy", self.strategy, STRATEGIES)
         unknown = sorted(set(self.exports) - set(EXPORTS))
         _require(not unknown, "exports", f"among {', '.join(EXPORTS)}", ", ".join(unknown))

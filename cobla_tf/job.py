@@ -9,7 +9,7 @@ from absl import logging
 
 from cobla_tf.config import Config, FineTuneConfig, check_layers
 from cobla_tf.errors import ConfigError
-from cobla_tf.quiet import quiet
+from cobla_tf.quiet import import_tensorflow, quiet
 
 if TYPE_CHECKING:
     import keras
@@ -92,8 +92,9 @@ class Job:
         return {"macs": budgets, "params": budgets, "methods": self.method}
 
     def _run(self, asked: dict[str, Any], checked: dict[str, Any]) -> "Report | Curve":
-        with quiet():
-            from cobla_tf.strategy import find_devices
+        import_tensorflow()
+        from cobla_tf.strategy import find_devices
+
         devices = find_devices(self.config.strategy)
         logging.info("devices: %s", ", ".join(_device_names()))
         from cobla_tf.pipeline import compress

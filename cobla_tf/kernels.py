@@ -35,7 +35,7 @@ class KernelForm:
     def __post_init__(self) -> None:
         """Check the scheme."""
         if self.scheme not in SCHEMES:
-            raise ConfigError(f"scheme must be one of {SCHEMES}, got {self.scheme!r}.")
+            raise ConfigError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}.")
 
     @property
     def split(self) -> int:

@@ -95,7 +95,7 @@ def find_sites(
     """
     check_model(model)
     if scheme not in SCHEMES:
-        raise ConfigError(f"scheme must be one of {SCHEMES}, got {scheme!r}.")
+        raise ConfigError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}.")
     if isinstance(exclude, str):
         raise ConfigError(f"exclude must be a sequence of patterns, got the string {exclude!r}; write [{exclude!r}].")
     layers = check_layers(layers)

@@ -16,7 +16,12 @@ HELP = frozenset({"help", "helpfull", "helpshort", "helpxml", "h", "?"})
 BAD_INPUT, WORKER_GONE = 2, 3
 
 
-def run_with_flags(name: str, main: Callable[[list[str]], int | None], argv: list[str]) -> NoReturn:
+def run_with_flags(
+    name: str,
+    main: Callable[[list[str]], int | None],
+    argv: list[str],
+    stopped: str = "the same command goes on where it was",
+) -> NoReturn:
     """Parse flags, flagfiles included, call `main`, and end the process with what it returns.
 
     It ends with 2 and one sentence on bad input, with 3 where another worker is gone, and with 128 and the signal's
@@ -26,6 +31,7 @@ def run_with_flags(name: str, main: Callable[[list[str]], int | None], argv: lis
         name: of the command, in front of its sentences.
         main: as for absl.app.run.
         argv: the command line, the program's own name first.
+        stopped: what became of the work, said on SIGINT and SIGTERM.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -34,7 +40,7 @@ def run_with_flags(name: str, main: Callable[[list[str]], int | None], argv: lis
     except (CoblaError, OSError) as error:
         sys.exit(bad_input(name, error))
     except KeyboardInterrupt as stop:
-        print(f"{name}: stopped; the same command goes on where it was", file=sys.stderr)
+        print(f"{name}: stopped; {stopped}", file=sys.stderr)
         sys.exit(128 + (stop.args or (signal.SIGINT,))[0])
     except SystemExit:
         if HELP & given(argv):  # absl takes a wish for help for a failure

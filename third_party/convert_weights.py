@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 
 from cobla_tf.errors import ConfigError
-from cobla_tf.quiet import quiet
+from cobla_tf.quiet import import_tensorflow
 from cobla_tf.terminal import run_with_flags
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _TOLERANCE = flags.DEFINE_float(
 
 def run() -> None:
     """Entry point; exits with 0, 2 and one sentence on bad input, or 130 or 143 (stopped)."""
-    run_with_flags("convert_weights", main, sys.argv)
+    run_with_flags("convert_weights", main, sys.argv, stopped="nothing was written")
 
 
 def main(argv: list[str]) -> None:
@@ -53,8 +53,7 @@ def main(argv: list[str]) -> None:
     missing = [flag.name for flag in (_NETWORK, _SOURCE, _TARGET) if flag.value is None]
     if missing:
         raise ConfigError(f"expected --{', --'.join(missing)}; --help tells their forms.")
-    with quiet():  # TensorFlow's first import writes to the terminal
-        import keras  # noqa: F401
+    import_tensorflow()
     target = Path(_TARGET.value)
     _, preprocessing = convert(_NETWORK.value, Path(_SOURCE.value), target, _WHITENING.value, _check())
     print(f"{target} is written; use it with --model={target} --preprocessing={preprocessing}")

@@ -35,7 +35,7 @@ def resolve_solver(name: str) -> str:
         SolverError: an unknown name, or 'mosek' without a licence.
     """
     if name not in QP_SOLVERS:
-        raise SolverError(f"The QP solver must be one of {QP_SOLVERS}, got {name!r}.")
+        raise SolverError(f"The QP solver must be one of {', '.join(QP_SOLVERS)}, got {name!r}.")
     if name == "mosek" and not mosek_solver.licence_answers():
         raise SolverError(mosek_solver.NO_LICENCE)
     if name != "auto":
