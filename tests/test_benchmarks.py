@@ -94,6 +94,7 @@ def test_variants_of_a_setting_end_in_a_table_and_a_plot(tmp_path):
     command = [sys.executable, "-m", "cobla_tf.experiments.benchmarks.variants", *few, f"--output={tmp_path / 'out'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "nan" not in done.stdout
     rows = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
     assert [row.split(",")[0] for row in rows] == ["variant", "all masks", "band"]
     assert all(float(field) > 0 for row in rows[1:] for field in row.split(",")[2:6])

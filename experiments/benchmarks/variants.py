@@ -4,7 +4,7 @@ python -m cobla_tf.experiments.benchmarks.variants --vary=sampling trains the di
 --model, --dataset and --data_dir take what the command line of the package takes. The curves show the loss on training
 images that no gradient sees against the images that gradients were taken on, of the relaxation; the table's images are
 those of the whole run, and it ends with accuracies and the compressed network's loss on the data's test images, which
-no step and no choice between iterates sees.
+no step and no choice between iterates sees. A second table has means over the seeds and their standard deviations.
 """
 
 import csv
@@ -81,6 +81,7 @@ def main(_: list[str]) -> None:
     runs = itertools.product(VARIANTS[_VARY.value].items(), range(_SEEDS.value))
     curves = [_run(model, data, held_out, name, settings, seed) for (name, settings), seed in runs]
     print(tabulate([curve.row for curve in curves], COLUMNS, floatfmt=".4f"))
+    print("", tabulate(_means(curves), ("variant", *COLUMNS[2:]), disable_numparse=True), sep="\n")
     _write(curves)
 
 
@@ -112,6 +113,22 @@ def _run(model: Any, data: Any, held_out: Any, name: str, settings: dict[str, An
     row = (name, seed, images, judged, relaxed.accuracy, compressed.accuracy, compressed.loss, seconds)
     print(*row, flush=True)
     return Curve(row, [(record.images, record.judged) for record in records])
+
+
+def _means(curves: list[Curve]) -> list[list[str]]:
+    """Mean and, of several seeds, standard deviation of each column, by variant."""
+    rows = []
+    for name in VARIANTS[_VARY.value]:
+        numbers = np.array([curve.row[2:] for curve in curves if curve.row[0] == name], dtype=float)
+        spreads = numbers.std(axis=0, ddof=1) if len(numbers) > 1 else np.full(numbers.shape[1], np.nan)
+        rows.append([name, *map(_with_spread, COLUMNS[2:], numbers.mean(axis=0), spreads)])
+    return rows
+
+
+def _with_spread(column: str, mean: float, spread: float) -> str:
+    if column in ("images", "seconds"):
+        return f"{mean:,.0f}"
+    return f"{mean:.4f} ± {spread:.4f}" if np.isfinite(spread) else f"{mean:.4f}"
 
 
 def _write(curves: list[Curve]) -> None:
