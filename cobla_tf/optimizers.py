@@ -19,7 +19,8 @@ LEARNING_RATE = 1e-3
 def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
     """A fresh optimiser, by its name in any case or like the one given.
 
-    Gradients are clipped to CLIP_NORM in all, save for YellowFin, which clips by what it measures.
+    Gradients are clipped to CLIP_NORM in all, save by an optimiser that was given a limit of its own, and by YellowFin,
+    which clips by what it measures.
 
     Raises:
         ConfigError: no optimiser has such a name.
@@ -29,9 +30,21 @@ def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
         optimizer = type(given).from_config(given.get_config())
     else:
         optimizer = _optimizer_class(given)()
-    if not _tunes_itself(optimizer):
-        optimizer.global_clipnorm = CLIP_NORM
+    own = inner(optimizer)
+    if not _tunes_itself(optimizer) and not clip_limits(own):
+        own.global_clipnorm = CLIP_NORM
     return optimizer
+
+
+def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """What clips and steps: the optimiser itself, or the one that it wraps to scale the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def clip_limits(optimizer: keras.optimizers.Optimizer) -> dict[str, float]:
+    """The limits that an optimiser has, by Keras' names for them."""
+    limits = {name: getattr(optimizer, name, None) for name in ("clipnorm", "global_clipnorm", "clipvalue")}
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def scheduled_optimizer(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -58,16 +71,12 @@ def _optimizer_class(name: object) -> type[keras.optimizers.Optimizer]:
     return known[wanted]
 
 
-def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
 def _tunes_itself(optimizer: keras.optimizers.Optimizer) -> bool:
-    return isinstance(_inner(optimizer), YellowFin)
+    return isinstance(inner(optimizer), YellowFin)
 
 
 def _own_rate(config: FineTuneConfig, optimizer: keras.optimizers.Optimizer) -> Any:
     """Of the first step where none is asked for: a number, or the description of a schedule, a dict."""
     if isinstance(config.optimizer, str) and not _tunes_itself(optimizer):
         return LEARNING_RATE
-    return _inner(optimizer).get_config()["learning_rate"]
+    return inner(optimizer).get_config()["learning_rate"]

@@ -8,6 +8,7 @@ import tensorflow as tf
 from cobla_tf.devices import Devices
 from cobla_tf.elements import joined
 from cobla_tf.loss import Loss, LossSum
+from cobla_tf.optimizers import clip_limits, inner
 
 
 class ReplicatedModel(keras.Model):
@@ -49,7 +50,7 @@ class ReplicatedModel(keras.Model):
             scaled = self.optimizer.scale_loss(loss / everywhere + added)
         pairs = zip(tape.gradient(scaled, self.trainable_variables), self.trainable_variables, strict=True)
         gradients, variables = zip(*(pair for pair in pairs if pair[0] is not None), strict=True)
-        if _clips(self.optimizer):
+        if clip_limits(inner(self.optimizer)):
             gradients = [gradient / self._devices.count for gradient in _all(list(gradients))]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return _all(tf.stack([loss + added * everywhere, hits, count]))
@@ -81,14 +82,10 @@ def clip_sums(optimizer: keras.optimizers.Optimizer, replicas: int) -> keras.opt
     Keras clips each replica's gradients, and then adds them up. So replicas whose gradients are to be clipped all give
     it their mean, and the limits are those of a mean.
     """
-    for name, limit in _clips(optimizer).items():
-        setattr(optimizer, name, limit / replicas)
+    own = inner(optimizer)
+    for name, limit in clip_limits(own).items():
+        setattr(own, name, limit / replicas)
     return optimizer
-
-
-def _clips(optimizer: keras.optimizers.Optimizer) -> dict[str, float]:
-    limits = {name: getattr(optimizer, name, None) for name in ("clipnorm", "global_clipnorm", "clipvalue")}
-    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def _all(value: Any) -> Any:

@@ -7,7 +7,7 @@ from cobla_tf.config import FineTuneConfig
 from cobla_tf.errors import ConfigError
 from cobla_tf.finetune import BestWeights, train
 from cobla_tf.losses import resolve_loss
-from cobla_tf.optimizers import CLIP_NORM, LEARNING_RATE, make_optimizer
+from cobla_tf.optimizers import CLIP_NORM, LEARNING_RATE, clip_limits, make_optimizer
 from cobla_tf.reading import as_examples
 from cobla_tf.yellowfin import YellowFin
 from tests.networks import images_and_labels, small_cnn
@@ -71,8 +71,16 @@ def test_a_schedule_of_the_optimisers_own_stays():
 
 def test_gradients_are_clipped_except_for_yellowfin():
     assert make_optimizer(FineTuneConfig(optimizer="adamw")).global_clipnorm == CLIP_NORM
+    scaled = make_optimizer(FineTuneConfig(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())))
+    assert (scaled.global_clipnorm, scaled.inner_optimizer.global_clipnorm) == (None, CLIP_NORM)
     for given in ("yellowfin", keras.optimizers.LossScaleOptimizer(YellowFin())):
         assert make_optimizer(FineTuneConfig(optimizer=given)).global_clipnorm is None
+
+
+@pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm", "clipvalue"])
+def test_an_optimisers_own_limit_on_gradients_stays(limit):
+    optimizer = make_optimizer(FineTuneConfig(optimizer=keras.optimizers.SGD(**{limit: 0.25})))
+    assert clip_limits(optimizer) == {limit: 0.25}
 
 
 @pytest.mark.parametrize(
