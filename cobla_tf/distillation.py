@@ -62,7 +62,8 @@ def softened(
 
     chosen = loss
     if classes:
-        function = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+        sparse = loss.labels == "sparse"
+        function = keras.losses.CategoricalCrossentropy(from_logits=from_logits) if sparse else loss.function
         chosen = Loss(function, "one-hot", f"{loss.description}, {share:.0%} of it on the original's outputs")
     if isinstance(examples, Stream):
         return examples.mapped(lambda images, labels: (images, mixed(images, labels)), batch_size), chosen

@@ -48,6 +48,15 @@ def test_the_loss_of_mixed_targets_is_the_mixture_of_the_losses():
     assert learnt == pytest.approx(expected, rel=1e-5)
 
 
+def test_label_smoothing_stays():
+    model, labels = small_cnn(), np.eye(3, dtype="float32")[LABELS]
+    smooth = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3)
+    sample = Sample(IMAGES, labels)
+    mixed, chosen = softened(model, sample, resolve_loss(smooth, model, sample), 0.25, 16)
+    outputs = model(IMAGES)
+    assert float(chosen.total(mixed.labels, outputs)) == pytest.approx(50 * float(smooth(mixed.labels, outputs)))
+
+
 def test_squared_error_learns_the_outputs_themselves():
     model, labels = small_cnn(), np.eye(3, dtype="float32")[LABELS]
     loss = resolve_loss("mse", model, Sample(IMAGES, labels))
