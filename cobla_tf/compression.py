@@ -17,6 +17,7 @@ from cobla_tf.devices import Devices
 from cobla_tf.digest import digest
 from cobla_tf.distillation import softened
 from cobla_tf.errors import DataError
+from cobla_tf.export_formats import plain
 from cobla_tf.files import replace_with
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
@@ -98,7 +99,7 @@ class Compression:
         report = self._timed(report, compressed)
         if self.config.output_dir is not None:
             report = write_output(compressed, plan, report, account, self.config)
-        return Result(compressed, report, solution.warm)
+        return Result(plain(compressed), report, solution.warm)
 
     def _judge(self, stage: str, model: keras.Model) -> Evaluation:
         plan, journal = self.plan, self.account.journal

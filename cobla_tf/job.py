@@ -141,6 +141,7 @@ class Job:
         self, model: "keras.Model", arguments: dict[str, Any], unfinished: "Unfinished", devices: "Devices"
     ) -> dict[str, Any]:
         """Train the model in place, after all checks of compress(); the data as they were read, for no second pass."""
+        from cobla_tf.export_formats import plain
         from cobla_tf.files import replace_with
         from cobla_tf.finetune import train, training_backup
         from cobla_tf.plan import make_plan
@@ -157,7 +158,7 @@ class Job:
             train(*training, sys.stderr.isatty(), config.seed, backup, devices)
         if config.output_dir is None:
             return read
-        path = replace_with(config.output_dir / "pretrained.keras", model.save)
+        path = replace_with(config.output_dir / "pretrained.keras", plain(model).save)
         logging.info("the trained network lies in %s", path)
         return read
 

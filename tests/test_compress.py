@@ -98,6 +98,7 @@ def test_files_fine_tuning_and_a_tf_dataset(model, tmp_path):
     for path in result.report.files.values():
         assert (tmp_path / "out") in Path(path).parents
     images = images_and_labels(5)[0]
+    assert not result.model.compiled
     reloaded = keras.models.load_model(tmp_path / "out" / "compressed.keras")
     np.testing.assert_allclose(reloaded(images), result.model(images), rtol=1e-5, atol=1e-6)
 
