@@ -8,6 +8,9 @@ import keras
 from cobla_tf.graph import copied, functional, is_graph, leaf_layers, symbolic
 from cobla_tf.rewrite import fresh
 
+MODEL_INPUT = -1
+"""In the place of a call: an input of the model."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -18,7 +21,7 @@ class Call:
         path: names from the outermost nested model to the layer, joined by "/".
         input_shape, output_shape: without the batch axis.
         shares_with: path of another layer that holds one of its weights by reference; empty where there is none.
-        inputs: places in `record_operations` of what its inputs come from; the model's own inputs have none.
+        inputs: places in `record_operations` of what its inputs come from; -1 is an input of the model.
     """
 
     layer: keras.layers.Layer
@@ -50,6 +53,14 @@ def record_operations(model: keras.Model, input_shape: tuple[Any, ...] | None = 
         like = [keras.KerasTensor((None, *shape), tensor.dtype) for shape, tensor in pairs]
     recorder.replay(model, like, "")
     return recorder.calls
+
+
+def calls_by_layer(calls: list[Call]) -> list[list[Call]]:
+    """The calls of each layer, in the order of its first one."""
+    groups: dict[int, list[Call]] = {}
+    for call in calls:
+        groups.setdefault(id(call.layer), []).append(call)
+    return list(groups.values())
 
 
 def _shared_by_reference(model: keras.Model) -> dict[int, str]:
@@ -107,7 +118,7 @@ class _Recorder:
         self.calls.append(Call(layer, prefix + layer.name, *shapes, shared, tuple(before)))
 
     def _origin(self, tensor: Any) -> tuple[int, ...]:
-        return self.origins.get(id(tensor), (tensor, ()))[1]
+        return self.origins.get(id(tensor), (tensor, (MODEL_INPUT,)))[1]
 
     def _link(self, tensors: list[Any], origins: list[tuple[int, ...]]) -> None:
         self.origins.update((id(t), (t, origin)) for t, origin in zip(tensors, origins, strict=True))

@@ -58,3 +58,8 @@ def name_of(layer: Layer) -> str | None:
 def channels_first(layer: Layer) -> bool:
     """Whether a layer's channels stand before its sizes."""
     return getattr(layer, "data_format", None) == "channels_first"
+
+
+def sizes_of(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What is left of the shape of an image, input or output of a layer, without its channels."""
+    return shape[1:] if channels_first(layer) else shape[:-1]

@@ -32,7 +32,10 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One use of a layer in the original network, and the places in `Report.network` of the calls it reads from."""
+    """One use of a layer in the original network.
+
+    `inputs` are the places in `Report.network` of the calls that it reads from; -1 is an input of the network.
+    """
 
     name: str
     kind: str

@@ -7,13 +7,13 @@ from fnmatch import fnmatchcase
 import keras
 import numpy as np
 
-from cobla_tf.calls import Call, record_operations
+from cobla_tf.calls import Call, calls_by_layer, record_operations
 from cobla_tf.config import LAYERS, SCHEMES, check_layers
 from cobla_tf.costs import COUNTED, CostTable, kernel_costs
 from cobla_tf.decomposition import Decomposition, decompose
 from cobla_tf.errors import ConfigError, ModelError
 from cobla_tf.graph import check_model
-from cobla_tf.kinds import KINDS, Kind, channels_first, name_of
+from cobla_tf.kinds import KINDS, Kind, name_of, sizes_of
 from cobla_tf.layout import Layout
 from cobla_tf.progress import bar
 from cobla_tf.report_parts import LayerCall, SkippedLayer
@@ -100,7 +100,7 @@ def find_sites(
         raise ConfigError(f"exclude must be a sequence of patterns, got the string {exclude!r}; write [{exclude!r}].")
     layers = check_layers(layers)
     operations = record_operations(model, input_shape)
-    calls = _calls_by_layer([call for call in operations if isinstance(call.layer, keras.layers.Layer)])
+    calls = calls_by_layer([call for call in operations if isinstance(call.layer, keras.layers.Layer)])
     _check_patterns(exclude, [call for (call, *_) in calls])
     found, skipped = [], []
     for uses in bar(calls, len(calls), "layers"):
@@ -124,13 +124,6 @@ def _network(operations: list[Call]) -> tuple[LayerCall, ...]:
         LayerCall(names.setdefault(id(call.layer), call.path), type(call.layer).__name__, call.inputs)
         for call in operations
     )
-
-
-def _calls_by_layer(calls: list[Call]) -> list[list[Call]]:
-    groups: dict[int, list[Call]] = {}
-    for call in calls:
-        groups.setdefault(id(call.layer), []).append(call)
-    return list(groups.values())
 
 
 def _matches(call: Call, pattern: str) -> bool:
@@ -181,6 +174,6 @@ def _site(uses: list[Call], scheme: str) -> Site:
     layer = uses[0].layer
     kind = KINDS[name_of(layer)]
     form = kind.form(layer, scheme)
-    sizes = slice(1, None) if channels_first(layer) else slice(-1)
-    costs = kernel_costs(form, [(call.input_shape[sizes], call.output_shape[sizes]) for call in uses])
+    sizes = [(sizes_of(layer, call.input_shape), sizes_of(layer, call.output_shape)) for call in uses]
+    costs = kernel_costs(form, sizes)
     return Site(uses[0].path, layer, kind, decompose(kind.kernel_of(layer).numpy(), form), *costs)

@@ -11,7 +11,7 @@ import numpy as np
 from cobla_tf.calls import record_calls
 from cobla_tf.config import LAYERS, check_layers
 from cobla_tf.graph import leaf_layers
-from cobla_tf.kinds import KINDS, channels_first, name_of
+from cobla_tf.kinds import KINDS, name_of, sizes_of
 from cobla_tf.layers import factor_layers, mask_layer, set_factors
 from cobla_tf.rewrite import transform
 from cobla_tf.sites import Site, Sites
@@ -141,6 +141,5 @@ def count_convolutions(
         kind = KINDS[name_of(call.layer)]
         weights = prod(kind.kernel_of(call.layer).shape)
         shape = call.input_shape if kind.transposed else call.output_shape
-        sizes = shape[1:] if channels_first(call.layer) else shape[:-1]
-        counts[path] = (counts.get(path, (0, 0))[0] + prod(sizes) * weights, weights)
+        counts[path] = (counts.get(path, (0, 0))[0] + prod(sizes_of(call.layer, shape)) * weights, weights)
     return counts

@@ -66,7 +66,7 @@ def with_terms(site, terms=12, seed=0):
 
 def full_report(count=3, terms=12, **changes):
     sites = tuple(with_terms(make_site(i, whole=i == 1), terms, i) for i in range(count))
-    calls = [LayerCall(site.name, "Conv2D", (i - 1,) if i else ()) for i, site in enumerate(sites)]
+    calls = [LayerCall(site.name, "Conv2D", (i - 1,)) for i, site in enumerate(sites)]
     records = tuple(dataclasses.replace(make_record(i), prices={"macs": 0.1 / i}) for i in range(1, 4))
     given = {"sites": sites, "network": (*calls, LayerCall("bn|1", "BatchNormalization", (count - 1,)))}
     given |= {"iterations": records, "failures": {"litert": "no converter"}, "model_params": (6_100, 3_900)}
@@ -179,7 +179,7 @@ def test_interval_bars_share_one_scale():
 
 
 def random_network(rng, size):
-    calls = [LayerCall("n0", "Conv2D", ())]
+    calls = [LayerCall("n0", "Conv2D", (-1,))]
     for i in range(1, size):
         sources = sorted(rng.choice(i, size=min(i, int(rng.choice([1, 1, 1, 2, 4]))), replace=False).tolist())
         calls.append(LayerCall(f"n{i}", rng.choice(["ReLU", "Add"]), tuple(sources)))
@@ -208,9 +208,21 @@ def test_strands_join_from_row_to_row_and_no_layer_is_lost(seed):
     assert below == set()
 
 
+def test_what_joins_the_input_with_a_layer_is_a_row_of_its_own():
+    calls = (LayerCall("conv0", "Conv2D", (-1,)), LayerCall("clean", "Subtract", (-1, 0)))
+    rows = network_rows(make_report(1, network=calls))
+    assert [(row.name, row.inputs) for row in rows] == [("input", ()), ("conv0", (0,)), ("clean", (0, 1))]
+
+
+def test_a_scheme_for_each_site_has_its_column():
+    pages = [html_page(full_report(scheme=scheme)) for scheme in ("auto", "spatial")]
+    assert [page.count("<th>scheme</th>") for page in pages] == [1, 0]
+    assert "spatial" in Page(pages[0]).texts
+
+
 def test_only_what_alone_reads_a_layer_stands_behind_it():
     calls = (
-        LayerCall("conv0", "Conv2D", ()),
+        LayerCall("conv0", "Conv2D", (-1,)),
         LayerCall("norm", "BatchNormalization", (0,)),
         LayerCall("relu", "ReLU", (1,)),
         LayerCall("add", "Add", (2, 1)),

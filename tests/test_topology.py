@@ -2,14 +2,15 @@ import keras
 import numpy as np
 from networks import small_cnn
 
-from cobla_tf.calls import record_calls, record_operations
+from cobla_tf.calls import MODEL_INPUT, record_calls, record_operations
 from cobla_tf.sites import find_sites
 
 
 def edges(model):
     """Pairs (name, names of what it reads from) of all calls."""
     calls = record_operations(model)
-    return [(call.path, {calls[i].path for i in call.inputs}) for call in calls]
+    names = {MODEL_INPUT: "input"} | {i: call.path for i, call in enumerate(calls)}
+    return [(call.path, {names[i] for i in call.inputs}) for call in calls]
 
 
 def conv(filters, name):
@@ -26,8 +27,8 @@ def test_branches_skips_and_plain_operations_are_joined():
     got = dict(edges(keras.Model(images, outputs)))
     (operation,) = set(got) - {"stem", "left", "relu", "add", "other", "join", "last"}
     assert got == {
-        "stem": set(),
-        "other": set(),
+        "stem": {"input"},
+        "other": {"input"},
         "left": {"stem"},
         "relu": {"left"},
         "add": {"relu", "stem"},
@@ -35,6 +36,13 @@ def test_branches_skips_and_plain_operations_are_joined():
         "join": {operation, "relu", "other"},
         "last": {"join"},
     }
+
+
+def test_a_skip_from_the_input_is_an_edge():
+    images = keras.Input((6, 6, 2))
+    noise = conv(2, "noise")(images)
+    model = keras.Model(images, keras.layers.Subtract(name="clean")([images, noise]))
+    assert edges(model) == [("noise", {"input"}), ("clean", {"input", "noise"})]
 
 
 def test_edges_lead_into_nested_models_and_out_of_them():
@@ -45,7 +53,7 @@ def test_edges_lead_into_nested_models_and_out_of_them():
     images = keras.Input((6, 6, 2))
     got = edges(keras.Model(images, conv(3, "last")(outer(conv(4, "stem")(images)))))
     assert got == [
-        ("stem", set()),
+        ("stem", {"input"}),
         ("outer/inner/first", {"stem"}),
         ("outer/inner/add", {"outer/inner/first", "stem"}),
         ("outer/second", {"outer/inner/add"}),
@@ -59,7 +67,7 @@ def test_several_inputs_and_outputs_of_a_nested_model_stay_apart():
     images = keras.Input((6, 6, 2))
     one, other = inner([conv(2, "one")(images), images])
     got = dict(edges(keras.Model(images, keras.layers.Add(name="add")([one, conv(2, "after_b")(other)]))))
-    assert (got["inner/of_a"], got["inner/of_b"], got["after_b"]) == ({"one"}, set(), {"inner/of_b"})
+    assert (got["inner/of_a"], got["inner/of_b"], got["after_b"]) == ({"one"}, {"input"}, {"inner/of_b"})
     assert got["add"] == {"inner/of_a", "after_b"}
 
 

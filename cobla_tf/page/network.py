@@ -51,13 +51,12 @@ def network_rows(report: Report) -> list[Row]:
     sites = {site.name: site for site in report.sites}
     reasons = {layer.name: layer.reason for layer in report.skipped}
     rows, place = [Row("input", "", (), ())], {-1: 0}
-    calls = report.network or [LayerCall(name, "", (i - 1,) if i else ()) for i, name in enumerate(sites)]
-    readers = Counter(i for call in calls for i in (call.inputs or (-1,)))
+    calls = report.network or [LayerCall(name, "", (i - 1,)) for i, name in enumerate(sites)]
+    readers = Counter(i for call in calls for i in call.inputs)
     for number, call in enumerate(calls):
-        sources = call.inputs or (-1,)
-        inputs = tuple(dict.fromkeys(place[i] for i in sources))
+        inputs = tuple(dict.fromkeys(place[i] for i in call.inputs))
         plain = call.name not in sites and call.name not in reasons
-        if plain and len(sources) == 1 and readers[sources[0]] == 1:
+        if plain and len(call.inputs) == 1 and readers[call.inputs[0]] == 1:
             place[number] = inputs[0]
             before = rows[inputs[0]]
             rows[inputs[0]] = replace(before, then=(*before.then, call.kind))
