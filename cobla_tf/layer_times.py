@@ -12,7 +12,8 @@ import numpy as np
 from absl import logging
 from scipy.optimize import nnls
 
-from cobla_tf.calls import Call, record_calls
+from cobla_tf.calls import Call, calls_by_layer, record_calls
+from cobla_tf.config import ALL_LAYERS, LAYERS
 from cobla_tf.errors import ConfigError
 from cobla_tf.export_formats import WRITERS, Source
 from cobla_tf.quiet import quiet
@@ -81,6 +82,7 @@ def measure_latency(
     scheme: str = "spatial",
     exclude: Sequence[str] = (),
     *,
+    layers: str | Sequence[str] = LAYERS[:1],
     input_shape: Shape | None = None,
     threads: int = 1,
     seconds: float = 20.0,
@@ -92,7 +94,7 @@ def measure_latency(
     by least squares of the relative error, both at least 0. What lies between the sites is not in the table.
 
     Args:
-        model, scheme, exclude: as of compress(), so that the sites are the same; the model is not changed.
+        model, scheme, exclude, layers: as of compress(), so that the sites are the same; the model is not changed.
         input_shape: of one image, where the model leaves it open; a tuple of shapes for several inputs.
         threads: of LiteRT.
         seconds: to measure in all; five rounds at the least.
@@ -103,10 +105,10 @@ def measure_latency(
     """
     if threads < 1 or seconds < 0:
         raise ConfigError(f"expected at least 1 thread and 0 seconds, got {threads!r} and {seconds!r}.")
-    sites = find_sites(model, scheme, exclude, input_shape)
-    calls = _calls(model, input_shape)
+    sites = find_sites(model, scheme, exclude, input_shape, layers)
+    uses = _uses(model, input_shape)
     ranks = [_ranks(site, most) for site, most in zip(sites.found, sites.costs.saturation_ranks(), strict=True)]
-    shapes = [[call.input_shape for call in calls[id(site.layer)]] for site in sites.found]
+    shapes = [[call.input_shape for call in uses[site.name]] for site in sites.found]
     variants = [
         [_variant(site, shape, rank) for rank in (None, *chosen) for shape in at]
         for site, chosen, at in zip(sites.found, ranks, shapes, strict=True)
@@ -140,15 +142,9 @@ def _invoke(model: keras.Model, path: Path, threads: int) -> Callable[[], Any]:
     return lite.invoke
 
 
-def _calls(model: keras.Model, input_shape: Shape | None) -> dict[int, list[Call]]:
-    groups: dict[int, list[Call]] = {}
-    for call in record_calls(model, input_shape):
-        groups.setdefault(id(call.layer), []).append(call)
-    return groups
-
-
-def _uses(model: keras.Model, input_shape: Shape) -> dict[str, list[Call]]:
-    return {calls[0].path: calls for calls in _calls(model, input_shape).values()}
+def _uses(model: keras.Model, input_shape: Shape | None) -> dict[str, list[Call]]:
+    """The calls of each layer, by the path of its first one."""
+    return {calls[0].path: calls for calls in calls_by_layer(record_calls(model, input_shape))}
 
 
 def _as_named(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
@@ -159,8 +155,8 @@ def _as_named(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
 def _macs(
     original: keras.Model, compressed: keras.Model, input_shape: Shape
 ) -> Callable[[str], tuple[int, int] | None]:
-    before = count_convolutions(original, input_shape)
-    after = _as_named(count_convolutions(compressed, input_shape), before)
+    before = count_convolutions(original, input_shape, ALL_LAYERS)
+    after = _as_named(count_convolutions(compressed, input_shape, ALL_LAYERS), before)
 
     def of(name: str) -> tuple[int, int] | None:
         parts = before.get(name), after.get(f"{name}_g"), after.get(f"{name}_h")

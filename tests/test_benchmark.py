@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -8,7 +10,7 @@ from cobla_tf.experiments.benchmarks import latency as runner
 from cobla_tf.experiments.benchmarks.narrow import narrow
 
 import cobla_tf
-from cobla_tf import latency, speed
+from cobla_tf import speed
 from cobla_tf.calls import record_calls
 from cobla_tf.errors import ConfigError
 from cobla_tf.layer_times import compare_sites, measure_latency, time_models
@@ -158,13 +160,26 @@ def test_the_narrow_network_comes_with_its_digits():
     assert [site.original[0] for site in sites.found[1:4]] == [32 * 32 * 9 * 16 * 16] * 3
 
 
-def test_the_command_writes_a_table_for_another_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    one_site(8, 8).save("net.keras")
-    assert latency.main(["--model=net.keras", "--seconds=0", "--scheme=channel", "--output=costs.csv"]) == 0
-    assert "--resources=costs.csv" in capsys.readouterr().out
-    (table,) = read_resources("costs.csv")
-    assert list(table.original) == ["conv"]
-    for flaw, named in (("--model=no_such.keras", "no_such.keras"), (f"--output={tmp_path}", "is a folder")):
-        assert latency.main(["--model=net.keras", flaw]) == 2
-        assert named in capsys.readouterr().err
+def table_by_command(folder, *flags):
+    command = [sys.executable, "-m", "cobla_tf.latency", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_a_table_for_another_run(tmp_path):
+    conv = one_site(8, 8)
+    outputs = keras.layers.Dense(9, name="logits")(keras.layers.GlobalMaxPooling2D()(conv.output))
+    keras.Model(conv.input, outputs).save(tmp_path / "net.keras")
+    done = table_by_command(tmp_path, "--model=net.keras", "--seconds=0", "--scheme=channel", "--layers=conv2d,dense")
+    assert done.returncode == 0, done.stderr
+    assert "--resources=costs.csv" in done.stdout
+    (table,) = read_resources(tmp_path / "costs.csv")
+    assert list(table.original) == ["conv", "logits"]
+
+
+@pytest.mark.parametrize(("flags", "named"), [([], "expected --model"), (["--model=x", "--output=."], "is a folder")])
+def test_the_command_refuses_what_it_cannot_use(tmp_path, flags, named):
+    done = table_by_command(tmp_path, *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("latency: error: ")
+    assert named in done.stderr
+    assert not list(tmp_path.iterdir())
