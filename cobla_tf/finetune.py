@@ -15,6 +15,7 @@ from cobla_tf.examples import Examples
 from cobla_tf.feeding import training_batches, validation_batches
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.optimizers import make_optimizer, scheduled_optimizer
+from cobla_tf.provenance import versions
 from cobla_tf.replicated import ReplicatedModel, clip_sums
 from cobla_tf.training_backup import TrainingBackup
 from cobla_tf.unfinished import Unfinished
@@ -116,8 +117,9 @@ def training_backup(
     """A backup for `train` with these arguments among the files of a run; `kind` names it."""
     optimizer = make_optimizer(config)
     settings = {**optimizer.get_config(), "name": type(optimizer).__name__}  # Keras counts optimisers in their names
-    schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation, config.validation_share)
-    key = digest(model.get_weights(), examples, loss.description, settings, schedule)
+    schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation)
+    stop = (config.validation_share, config.patience)
+    key = digest(model.get_weights(), examples, loss.description, settings, schedule, stop, versions())
     return TrainingBackup(unfinished.path(f"{kind}.npz", key), key)
 
 

@@ -21,6 +21,7 @@ from absl import logging
 
 from cobla_tf.digest import SIZE, digest
 from cobla_tf.errors import OutputError
+from cobla_tf.unfinished import SET_ASIDE
 
 Array = np.ndarray
 
@@ -105,7 +106,7 @@ class Journal:
                 self._next = self._read()
                 return
             self._file.close()
-            aside = path.replace(path.with_suffix(".set_aside"))
+            aside = path.replace(path.with_suffix(SET_ASIDE))
             logging.warning("%s is damaged, or of another run: it is now %s, and a new one begins", path, aside.name)
         self._file = path.open("w+b", buffering=0)
         _append(self._file, head)

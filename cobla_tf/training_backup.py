@@ -19,7 +19,7 @@ from absl import logging
 from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.errors import first_line
 from cobla_tf.files import replace_with
-from cobla_tf.unfinished import PREVIOUS
+from cobla_tf.unfinished import PREVIOUS, SET_ASIDE
 
 if TYPE_CHECKING:
     from cobla_tf.finetune import BestWeights
@@ -115,7 +115,7 @@ class TrainingBackup(keras.callbacks.Callback):
                 state = [file[f"state_{i}"] for i in range(len(variables))]
                 best = [file[f"best_{i}"] for i in range(sum(name.startswith("best_") for name in file.files))]
         except UNREADABLE as error:
-            aside = path.replace(path.with_suffix(".set_aside"))
+            aside = path.replace(path.with_suffix(SET_ASIDE))
             logging.warning(
                 "%s cannot be used (%s) and is now %s; the one before is used, if there is any",
                 path, first_line(error), aside.name,

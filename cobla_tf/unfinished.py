@@ -17,6 +17,8 @@ FOLDER = "unfinished"
 LOCK = ".lock"
 PREVIOUS = ".previous"
 """Ending of a file's older version."""
+SET_ASIDE = ".set_aside"
+"""Ending of a file that could not be used."""
 
 _waiting: ContextVar[list["Unfinished"] | None] = ContextVar("waiting", default=None)
 
@@ -106,7 +108,7 @@ class Unfinished:
             waiting.append(self)
             return
         for path in self._used:
-            for file in (path, path.with_suffix(PREVIOUS)):
+            for file in (path, path.with_suffix(PREVIOUS), path.with_suffix(SET_ASIDE)):
                 file.unlink(missing_ok=True)
         if self._used and not any(self._used[0].parent.iterdir()):
             self._used[0].parent.rmdir()

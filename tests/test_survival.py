@@ -216,6 +216,15 @@ def test_two_runs_in_one_folder(tmp_path):
     assert not refused
 
 
+def test_nothing_of_a_complete_run_stays(tmp_path):
+    unfinished = Unfinished(tmp_path)
+    path = unfinished.path("fine_tuning.npz", b"abcd")
+    for ending in (".npz", ".previous", ".set_aside"):
+        path.with_suffix(ending).write_bytes(b"x")
+    unfinished.remove()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_being_written_when_a_run_was_killed_is_removed(tmp_path):
     (tmp_path / ".writing-compressed.keras-abc").mkdir()
     (tmp_path / ".writing-compressed.keras-abc" / "half").write_text("half")
@@ -297,6 +306,7 @@ def test_a_damaged_backup_gives_way_to_the_one_before(tmp_path, monkeypatch, cap
     path.with_suffix(".previous").write_bytes(b"")
     path.write_bytes(b"")
     assert tuned(tmp_path, monkeypatch, None)[1:] == (history, 16)
+    assert path.with_suffix(".set_aside").exists()
     path.replace(tmp_path / "kept")
     tuned(tmp_path, monkeypatch, None, epochs=3)
     for other in (tmp_path / "unfinished").glob("*.npz"):
