@@ -71,6 +71,8 @@ class Relaxation:
         if self.continuation and loop.constraints.violated(loop.at.x):
             self._come_down(whole)
             self._enter(phase, whole)
+        if self.warm and self.start.oracle.fill():  # so near the optimum, a small sample has no gain to show
+            loop.at.refresh()
         result = loop.run()
         self.reached = loop.at.incumbent.loss if loop.at.incumbent else -np.inf
         self.log.tell(phase, result.status)
@@ -84,8 +86,6 @@ class Relaxation:
             loop, lambda limits: region.constraints(limits, whole), used, self.limits, self.start.constant_loss
         )
         self.log.tell("continuation", way.run())
-        if self.warm and loop.evaluations.oracle.fill():  # so near the optimum, a small sample has no gain to show
-            loop.at.refresh()
 
     def _enter(self, phase: str, whole: Array) -> None:
         region = self.region

@@ -51,7 +51,9 @@ class SampledLoss:
         self.judges = None
         if self.count < self.examples.size:
             judges = min(JUDGES, -(-self.count // 2), -(-self.examples.size // 10))
+            judges = max(judges - judges % GROUPS, min(judges, GROUPS))  # groups of one size: all weigh the same
             self.examples, self.judges = self.examples.reserve(judges, self.rng)
+            self.count = min(self.count, self.examples.size)
         self.sample = self.examples.draw(self._least if self._grows else self.count, self.rng)
 
     def fill(self) -> bool:
@@ -94,7 +96,10 @@ class SampledLoss:
         return self.objective.constant_loss(x, self.sample)
 
     def renew(self, iteration: int, overfitted: bool = False) -> bool:
-        """Draw another sample every `renew_every` iterations, or where one is overfitted; never where it is the set."""
+        """Draw another sample every `renew_every` iterations, or where one is overfitted.
+
+        Never where the sample is the whole training set.
+        """
         due = self.renew_every and (overfitted or (iteration - 1) % self.renew_every == 0)
         if not due or self.sample.size >= self.examples.size:
             return False

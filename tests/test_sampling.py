@@ -68,6 +68,21 @@ def test_a_sample_that_has_not_grown_yet_can_be_filled(growing):
     assert not set(loss.sample.labels) & set(loss.judges.labels)
 
 
+@pytest.mark.parametrize("growing", [True, False])
+def test_a_sample_of_all_that_the_judges_leave_is_full(growing):
+    loss = sampled(numbered(100), 95, growing=growing)
+    assert loss.fill() == growing
+    assert loss.sample.size == 90
+    assert not loss.fill()
+
+
+@pytest.mark.parametrize(("size", "count"), [(1010, 900), (1440, 900), (9000, 3000), (120, 100)])
+def test_judges_divide_into_groups_of_one_size(size, count):
+    judges = sampled(numbered(size), count).judges.size
+    assert judges % GROUPS == 0
+    assert 0 <= min(JUDGES, size // 10) - judges < GROUPS
+
+
 def test_every_renewal_is_another_sample():
     loss = sampled(numbered(400), 40, renew_every=2, growing=False)
     first = set(loss.sample.labels)

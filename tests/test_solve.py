@@ -199,6 +199,14 @@ def test_a_warm_start_is_done_without_a_gain_and_rescales_whole_samples_until_ro
     assert min(judged[:-1], default=np.inf) > solver.relaxation.reached
 
 
+def test_a_warm_start_within_the_budgets_sees_whole_samples_too(network):
+    warm = solver_of(network, 0.4).run().warm
+    solver = solver_of(network, 0.5, warm, renew_every=5, refine_iterations=0)
+    solver.run()
+    assert not any("continuation" in status for status in solver.log.status)
+    assert solver.oracle.sample.size == solver.oracle.count
+
+
 def test_budgets_of_the_original_leave_nothing_to_decide_and_a_warm_start_still(network):
     solver = solver_of(network, 1.0)
     solution = solver.run()

@@ -85,6 +85,22 @@ def test_patience_ends_where_the_judge_sees_no_gain(patience):
     assert len(steps) == patience
 
 
+class EverNew(Renewed):
+    """Always has another sample, which is the same."""
+
+    def renew(self, iteration, overfitted):
+        super().renew(iteration, overfitted)
+        return iteration > 1
+
+
+def test_a_converged_loop_ends_by_the_patience_of_a_judge_that_sees_no_gain():
+    oracle = EverNew()
+    loop, steps = loop_of(oracle, judge=lambda x: np.full(3, 1.0 - 1e-6 * x.sum()), tolerance=1e-2, iterations=40)
+    result = loop.minimise(np.zeros(20))
+    assert "no gain beyond the noise" in result.status
+    assert result.gradients <= 2 * len(steps) + 2 * SQPSettings().patience
+
+
 @pytest.mark.parametrize("gain", [1.0, -1.0])
 def test_a_sample_is_overfitted_where_the_judge_sees_no_gain(gain):
     oracle = Renewed()

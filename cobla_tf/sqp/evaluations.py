@@ -1,4 +1,4 @@
-"""What the loop asks of a loss: counted, and NaN where it is not finite."""
+"""What the loop asks of a loss, counted; where a gradient is not finite, its loss is NaN."""
 
 import math
 from collections.abc import Callable

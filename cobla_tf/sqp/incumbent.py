@@ -14,9 +14,9 @@ class Incumbent:
     Attributes:
         x: the iterate of lowest mean loss.
         losses: its losses, float64 [groups]; one number where the loss is exact.
-        stale: iterates since the mean loss last fell by more than its standard error, which is that of the differences
-            between groups: they share their images, so what all iterates find hard cancels out.
-        improved: whether the last iterate offered is the best.
+        stale: iterations since the mean loss last fell by more than its standard error, which is that of the
+            differences between groups: they share their images, so what all iterates find hard cancels out.
+        improved: whether the last iterate offered is the best, or none was offered on the present sample.
     """
 
     x: Array

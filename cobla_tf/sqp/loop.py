@@ -39,6 +39,7 @@ class SQP:
         clock: seconds, for what is reported of an iteration.
         bfgs: the Hessian's model; None is made by the next `begin`.
         taken: steps so far.
+        first_loss: at the last `begin`.
         at: where the loop is, after `begin`.
     """
 
@@ -52,6 +53,7 @@ class SQP:
     bfgs: CompactBFGS | None = None
     taken: int = 0
     at: Position = field(init=False)
+    first_loss: float = field(init=False)
 
     def minimise(self, start: Array) -> SQPResult:
         """Run from `start` [n], clipped into its bounds; a full first step takes it to where the rows are met.
@@ -186,7 +188,8 @@ class SQP:
         return self.evaluations.oracle.renew(iteration, overfitted)
 
     def _converged(self, predicted: float) -> str:
-        """On one sample of many there is more to gain on another, as long as the judge sees it."""
+        """On one sample of many there is more to gain on another, as long as the judge's patience lasts."""
+        self.at.incumbent.stale += 1
         if self.evaluations.judge is not None and self._renew(self.taken + 1, overfitted=True):
             return "" if self.at.refresh() else NOT_FINITE
         return f"converged: predicted decrease {predicted:.1e} at loss {self.at.loss:.4f}"

@@ -65,6 +65,8 @@ class Position:
             return False
         self.loss, self.gradient = loss, gradient
         self.forget()
+        if self.incumbent is not None:
+            self.incumbent.improved = True  # nothing has been overfitted on the new sample yet
         return True
 
     def stand(self, feasible: bool) -> None:
