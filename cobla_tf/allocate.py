@@ -74,15 +74,12 @@ def site_choices(values: Array, costs: CostTable, index: int, saturation: bool =
 
 def _choices(sites: list[SiteChoices], costs: CostTable, limits: Array) -> Choices:
     finite = np.isfinite(limits)
-    numbers: dict[bytes, int] = {}
-    keys = [b"".join(part[:, i].tobytes() for part in (costs.base, costs.per_rank)) for i in range(len(sites))]
-    return Choices(
-        values=np.concatenate([site.values for site in sites]),
-        costs=np.concatenate([site.costs for site in sites], axis=1)[finite].astype(np.int64),
-        sites=np.repeat(np.arange(len(sites)), [len(site.ranks) for site in sites]),
-        kinds=(np.concatenate([site.ranks for site in sites]) == 0).astype(np.int64),
-        twins=np.array([numbers.setdefault(key, len(numbers)) for key in keys]),
-        limits=np.floor(limits[finite]).astype(np.int64),
+    return Choices.of(
+        [site.values for site in sites],
+        [site.costs[finite] for site in sites],
+        [site.ranks == 0 for site in sites],
+        [costs.base[:, i].tobytes() + costs.per_rank[:, i].tobytes() for i in range(len(sites))],
+        limits[finite],
     )
 
 

@@ -47,7 +47,7 @@ def heuristic_band(sigmas: list[Array], costs: CostTable, limits: Array, start: 
     least = costs.used(costs.cheapest(limits))
     share = limits / costs.totals()
     stricter = np.maximum(costs.totals() * np.maximum(1 - STRICTER * (1 - share), LEAST), least)
-    looser = costs.totals() * (1 - LOOSER * (1 - share))
+    looser = np.maximum(costs.totals() * (1 - LOOSER * (1 - share)), limits)
     kept = [layout.leading(select(sigmas, costs, stricter).ranks) for select in HEURISTICS]
     reached = [layout.leading(select(sigmas, costs, looser).ranks) for select in HEURISTICS]
     return Band(np.min([*kept, start], axis=0), np.max([*reached, start], axis=0))

@@ -9,7 +9,7 @@ Array = np.ndarray
 
 
 def cheapest_within(costs: CostTable, limits: Array) -> Allocation:
-    """Rank one or the whole layer at every site, within the limits [R].
+    """The least rank or the whole layer at every site, within the limits [R].
 
     Raises:
         BudgetError: no allocation is within the limits.

@@ -73,7 +73,13 @@ def best_schemes(values: Sequence[list[Array]], tables: Sequence[CostTable], lim
     leanest = np.argmin([_least_shares(table, limits) for table in tables], axis=0)
     pure = [np.full(len(leanest), number) for number in range(len(tables))]
     sites = [_offers(values, tables, i) for i in range(len(leanest))]
-    choices = _choices(sites, limits)
+    choices = Choices.of(
+        [site.values for site in sites],
+        [site.costs for site in sites],
+        [site.kinds for site in sites],
+        [site.costs.tobytes() for site in sites],
+        limits,
+    )
     starts = [start for pick in (*pure, leanest) if (start := _start(choices, tables, pick)) is not None]
     if not starts:
         return leanest
@@ -116,18 +122,6 @@ def _offers(values: Sequence[list[Array]], tables: Sequence[CostTable], index: i
 
 def _alike(one: SiteChoices, other: SiteChoices) -> bool:
     return np.array_equal(one.costs, other.costs) and np.allclose(one.values, other.values, rtol=0, atol=ALIKE)
-
-
-def _choices(sites: list[_Offers], limits: Array) -> Choices:
-    numbers: dict[bytes, int] = {}
-    return Choices(
-        values=np.concatenate([site.values for site in sites]),
-        costs=np.concatenate([site.costs for site in sites], axis=1).astype(np.int64),
-        sites=np.repeat(np.arange(len(sites)), [len(site.values) for site in sites]),
-        kinds=np.concatenate([site.kinds for site in sites]),
-        twins=np.array([numbers.setdefault(site.costs.tobytes(), len(numbers)) for site in sites]),
-        limits=np.floor(limits).astype(np.int64),
-    )
 
 
 def _start(choices: Choices, tables: Sequence[CostTable], pick: Array) -> Array | None:

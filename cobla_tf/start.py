@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from absl import logging
 
-from cobla_tf.baselines import METHODS
+from cobla_tf.baselines import RIVALS
 from cobla_tf.continuation import budget_between
 from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.layout import Layout
@@ -27,7 +27,7 @@ class Start:
     """A heuristic's solutions, and what they are worth.
 
     Attributes:
-        method: a name in `baselines.METHODS`, or ONES.
+        method: "pos_cvx" or "cptv" of `baselines.RIVALS`, or ONES.
         oracle: the loss.
         sigmas, costs, limits: the sites, their costs, and the limits on these, float64 [R].
         values: losses evaluated so far.
@@ -61,7 +61,10 @@ class Start:
         return self.oracle.constant_loss(np.ones(self.layout.size))
 
     def above_chance(self) -> Array:
-        """Masks at the tightest budgets, from the limits up, at which the heuristic's network is not near chance."""
+        """Masks at the tightest budgets, from the limits up, at which the heuristic's network is not near chance.
+
+        They are those of the loosest budgets tried where all networks are.
+        """
         masks = self.masks
         self.values += 2
         original, loss = self.oracle.value(np.ones(self.layout.size)), self.oracle.value(masks)
@@ -78,7 +81,7 @@ class Start:
     def _within(self, limits: Array) -> Allocation:
         if self.method == ONES:
             return Allocation(self.costs.full_ranks, self.costs.cheapest(limits).whole)
-        return METHODS[self.method](self.sigmas, self.costs, limits)
+        return RIVALS[self.method].select(self.sigmas, self.costs, limits)
 
     def _looser(self, power: float) -> Array:
         """The heuristic's masks at looser budgets, with no site whole that is not whole at the target."""

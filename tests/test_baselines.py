@@ -7,7 +7,7 @@ from test_costs import random_table, table_of
 from cobla_tf.band import heuristic_band
 from cobla_tf.baselines.cptv import select as cptv
 from cobla_tf.baselines.pos_cvx import select as pos_cvx
-from cobla_tf.costs import Allocation
+from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.layout import Layout
 
 METHODS = [cptv, pos_cvx]
@@ -77,6 +77,17 @@ def test_the_band_holds_the_heuristics_and_frees_something():
     for masks in (start, *(layout.leading(select(sigmas, costs, limits).ranks) for select in METHODS)):
         assert (masks <= band.upper).all()
         assert (masks >= band.lower).all()
+
+
+def test_a_band_under_a_limit_above_the_originals_cost():
+    columns = [[1000] * 3, [10] * 3], [[100] * 3, [0] * 3], [8] * 3, [[0] * 3, [20] * 3]
+    costs = CostTable(("macs", "params"), *map(np.array, columns))
+    limits = np.array([1200.0, 60.0])
+    sigmas = [np.linspace(1, 0.1, 8)] * 3
+    start = Layout(costs.full_ranks).leading(pos_cvx(sigmas, costs, limits).ranks)
+    band = heuristic_band(sigmas, costs, limits, start)
+    assert (band.lower <= start).all()
+    assert (start <= band.upper).all()
 
 
 def test_a_kernel_of_zeros_does_not_break_a_heuristic():

@@ -10,7 +10,7 @@ import pytest
 from cobla_tf.experiments.benchmarks import solver_methods, solver_outcomes, solver_problems, solvers
 from networks import images_and_labels, small_cnn
 
-from cobla_tf.baselines import METHODS as HEURISTICS
+from cobla_tf.baselines.pos_cvx import select as pos_cvx
 from cobla_tf.budgets import resolve_limits
 from cobla_tf.errors import BudgetError, DataError
 from cobla_tf.examples import Sample
@@ -172,7 +172,7 @@ def test_the_problem_is_the_networks_from_pos_cvx(network):
     objective, sites, sample = network
     problem = solver_problems.mask_problem(objective, sites, sample, sample.draw(10, np.random.default_rng(0)), 0.6)
     limits = resolve_limits(sites.costs, {"macs": 0.6, "params": 0.6})
-    start = HEURISTICS["pos_cvx"](sites.sigmas, sites.costs, limits)
+    start = pos_cvx(sites.sigmas, sites.costs, limits)
     masks = sites.layout.leading(start.ranks)
     assert start.whole.any()
     assert problem.start.size == int(sites.costs.full_ranks[~start.whole].sum())

@@ -12,7 +12,7 @@ from test_costs import VGG16, random_table, table_of
 from cobla_tf.baselines.pos_cvx import optimum, select
 from cobla_tf.baselines.pos_greedy import select as pos_greedy
 from cobla_tf.config import SCHEMES
-from cobla_tf.costs import Allocation
+from cobla_tf.costs import Allocation, CostTable
 from cobla_tf.errors import BudgetError
 from cobla_tf.knapsack import Choices, solve
 from cobla_tf.knapsack.bound import lagrangian_bound
@@ -145,6 +145,15 @@ def test_whole_sites_are_only_ever_an_improvement(eta):
     printed, saturated = (optimum(sigmas, costs, limits, saturation) for saturation in (False, True))
     assert not printed.allocation.whole.any()
     assert saturated.value >= printed.value - TOLERANCE
+
+
+def test_a_limit_beyond_all_integers_is_no_budget():
+    columns = [[1000] * 3, [10] * 3], [[100] * 3, [1] * 3], [8] * 3
+    costs = CostTable(("macs", "params"), *map(np.array, columns))
+    sigmas = [np.linspace(1, 0.1, 8)] * 3
+    found = [select(sigmas, costs, np.array([1200.0, limit])).ranks for limit in (1e15, 1e19, np.inf)]
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
 
 
 def test_an_infinite_limit_is_no_budget():

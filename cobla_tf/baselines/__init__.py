@@ -15,9 +15,6 @@ from cobla_tf.baselines.r_vbmf import select as r_vbmf
 from cobla_tf.baselines.signal_recovery import select as signal_recovery
 from cobla_tf.baselines.uniform import select as uniform
 
-METHODS = {"cptv": cptv, "pos_cvx": pos_cvx}
-"""The heuristics that COBLA itself starts from."""
-
 RIVALS = {
     "cptv": Method(cptv, "Tai et al. 2016; COBLA paper, Eq. 10"),
     "pos_greedy": Method(pos_greedy, "Zhang et al. 2016, section 2.4; COBLA paper, Eq. 11"),

@@ -10,7 +10,7 @@ the list, so that every budget that can be met is met; and since only thresholds
 all of these are looked at, and the least that fits is taken.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -20,15 +20,12 @@ from cobla_tf.limits import cheapest_within
 
 Array = np.ndarray
 Evaluate = Callable[[Allocation], float]
-Cache = MutableMapping[tuple[int, int], float]
 
 TENTHS = range(1, 10)
 """The candidate ratios, in tenths of a layer's cost."""
 
 
-def select(
-    sigmas: list[Array], costs: CostTable, limits: Array, *, evaluate: Evaluate, cache: Cache | None = None
-) -> Allocation:
+def select(sigmas: list[Array], costs: CostTable, limits: Array, *, evaluate: Evaluate) -> Allocation:
     """Take the least threshold on the loss that fits; then keep sites whole where the limits leave room for it.
 
     Args:
@@ -37,17 +34,15 @@ def select(
         limits: the budgets, float64 [R].
         evaluate: the network's loss under an allocation; it is called once a site and candidate, with all other sites
             whole. NaN counts as infinite.
-        cache: losses by (site, rank), read and filled in: what was evaluated once is not evaluated again.
 
     Raises:
         BudgetError: the limits cannot be met.
     """
-    cache = {} if cache is None else cache
     cheapest_within(costs, limits)  # before the evaluations
     thresholds = []
     for site, sigma in enumerate(sigmas):
         ranks = candidate_ranks(costs, site, limits)
-        losses = np.array([_loss(site, int(rank), costs, evaluate, cache) for rank in ranks])
+        losses = np.array([_loss(site, int(rank), costs, evaluate) for rank in ranks])
         thresholds.append(threshold_levels(ranks, losses, len(sigma)))
     return highest_level(thresholds, costs, limits)
 
@@ -66,12 +61,10 @@ def candidate_ranks(costs: CostTable, site: int, limits: Array) -> Array:
     return np.unique(costs.multiple * np.maximum(np.array([1, *most]) // costs.multiple, 1)).astype(np.int64)
 
 
-def _loss(site: int, rank: int, costs: CostTable, evaluate: Evaluate, cache: Cache) -> float:
-    if (site, rank) not in cache:
-        whole = np.arange(len(costs.full_ranks)) != site
-        loss = float(evaluate(Allocation(np.where(whole, costs.full_ranks, rank), whole)))
-        cache[site, rank] = np.inf if np.isnan(loss) else loss
-    return cache[site, rank]
+def _loss(site: int, rank: int, costs: CostTable, evaluate: Evaluate) -> float:
+    whole = np.arange(len(costs.full_ranks)) != site
+    loss = float(evaluate(Allocation(np.where(whole, costs.full_ranks, rank), whole)))
+    return np.inf if np.isnan(loss) else loss
 
 
 def threshold_levels(ranks: Array, losses: Array, full_rank: int) -> Array:

@@ -15,7 +15,7 @@ ITERATIONS = 5000
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound on the value of any picks within the limits; one holds at any prices.
+    """An upper bound on the value of any picks within the limits; every choice of prices gives one.
 
     Attributes:
         value: the bound.

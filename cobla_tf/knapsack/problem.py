@@ -10,6 +10,10 @@ TOLERANCE = 1e-12
 """Values closer than this are equal: the rounding of float64 sums of logarithms."""
 
 
+LARGEST = 2.0**62
+"""A limit above this is none: int64 holds no more, and no cost comes near."""
+
+
 @dataclass(frozen=True)
 class Choices:
     """The choices of S sites, those of one site side by side.
@@ -30,6 +34,27 @@ class Choices:
     kinds: Array
     twins: Array
     limits: Array
+
+    @classmethod
+    def of(
+        cls, values: list[Array], costs: list[Array], kinds: list[Array], keys: list[bytes], limits: Array
+    ) -> "Choices":
+        """From parts, one a site.
+
+        Args:
+            values, costs, kinds: of the site's own choices, [n], [R, n] and [n].
+            keys: equal for twins.
+            limits: rounded down, float64 [R].
+        """
+        numbers: dict[bytes, int] = {}
+        return cls(
+            values=np.concatenate(values),
+            costs=np.concatenate(costs, axis=1).astype(np.int64),
+            sites=np.repeat(np.arange(len(values)), [len(own) for own in values]),
+            kinds=np.concatenate(kinds).astype(np.int64),
+            twins=np.array([numbers.setdefault(key, len(numbers)) for key in keys]),
+            limits=np.floor(np.minimum(limits, LARGEST)).astype(np.int64),
+        )
 
     @property
     def starts(self) -> Array:

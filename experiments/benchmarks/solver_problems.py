@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cobla_tf.baselines import METHODS as HEURISTICS
+from cobla_tf.baselines.pos_cvx import select as pos_cvx
 from cobla_tf.budgets import resolve_limits
 from cobla_tf.config import FineTuneConfig
 from cobla_tf.errors import BudgetError, DataError
@@ -41,6 +41,7 @@ class Settings:
     held_out: int = 700
     pretrain_epochs: int = 15
     batch_size: int = 64
+    precision: str = "bfloat16"
     seed: int = 0
     ours: int = 10
     theirs: int = 20
@@ -147,7 +148,7 @@ def mask_problem(
     """
     costs, layout = sites.costs, sites.layout
     limits = resolve_limits(costs, dict.fromkeys(costs.resources, budget))
-    start = HEURISTICS["pos_cvx"](sites.sigmas, costs, limits)
+    start = pos_cvx(sites.sigmas, costs, limits)
     base, free = layout.leading(start.ranks), np.flatnonzero(~layout.spread(start.whole))
     if not free.size:
         raise BudgetError(f"the budget {budget:g} leaves every site whole: nothing is left to compare on; lower it.")
@@ -188,6 +189,7 @@ def load_problems(settings: Settings) -> list[Problem]:
     from cobla_tf.losses import resolve_loss
     from cobla_tf.models import ZOO, load_model
     from cobla_tf.objective import Objective
+    from cobla_tf.precision import resolve_precision
     from cobla_tf.reading import as_examples
     from cobla_tf.sites import find_sites
     from cobla_tf.surgery import mask_model
@@ -206,7 +208,8 @@ def load_problems(settings: Settings) -> list[Problem]:
         schedule = FineTuneConfig(settings.pretrain_epochs, "adam", 3e-3)
         train(model, examples, loss, schedule, settings.batch_size, progress=False)
     sites = find_sites(model, settings.scheme, settings.exclude, shape)
-    objective = Objective(mask_model(model, sites), loss, settings.batch_size, sample.probe())
+    precision = resolve_precision(settings.precision)
+    objective = Objective(mask_model(model, sites), loss, settings.batch_size, sample.probe(), precision)
     return [mask_problem(objective, sites, sample, held_out, budget) for budget in settings.budgets]
 
 

@@ -16,7 +16,7 @@ from cobla_tf.experiments.benchmarks.solver_outcomes import Outcome, compare, ta
 from cobla_tf.experiments.benchmarks.solver_problems import Settings, load_problems
 
 from cobla_tf.budgets import parse_budget
-from cobla_tf.config import SCHEMES
+from cobla_tf.config import PRECISIONS, SCHEMES
 from cobla_tf.errors import CoblaError
 
 SMOKE = {
@@ -45,6 +45,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "held_out": flags.DEFINE_integer("held_out", default.held_out, "Other training images, to judge by.", 1),
         "pretrain_epochs": flags.DEFINE_integer("pretrain_epochs", default.pretrain_epochs, "Of a zoo model.", 0),
         "batch_size": flags.DEFINE_integer("batch_size", default.batch_size, "Images a step.", 1),
+        "precision": flags.DEFINE_enum("precision", default.precision, PRECISIONS, "As in cobla_tf.main."),
         "seed": flags.DEFINE_integer("seed", default.seed, "Fixes every choice by chance.", 0),
         "ours": flags.DEFINE_integer("ours", default.ours, "Gradients for COBLA's SQP.", 1),
         "theirs": flags.DEFINE_integer("theirs", default.theirs, "Gradients for each other method.", 1),
