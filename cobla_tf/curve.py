@@ -107,8 +107,8 @@ class Curve:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat record a point."""
-        lates = zip(self.points, self.dominated(), self.outrun(), strict=True)
-        return [self._row(point, dominated) | _times(point, outrun) for point, dominated, outrun in lates]
+        judged = zip(self.points, self.dominated(), self.outrun(), strict=True)
+        return [self._row(point, dominated) | _times(point, outrun) for point, dominated, outrun in judged]
 
     def to_csv(self) -> str:
         """The records with a line of names above them."""
@@ -126,7 +126,7 @@ class Curve:
         resources = self.resources
         titles = [f"{COUNTED_TITLES.get(name, name)} kept" for name in resources]
         titles += ["time kept", "ms"] if self.timed else []
-        lines = [self._line(*late) for late in zip(self.points, self.dominated(), self.outrun(), strict=True)]
+        lines = [self._line(*judged) for judged in zip(self.points, self.dominated(), self.outrun(), strict=True)]
         return table(["method", "budgets", *titles, "accuracy", "points", "loss", ""], lines, style, text_columns=2)
 
     def __str__(self) -> str:
@@ -161,7 +161,7 @@ class Curve:
             shares += (
                 [share_text(point.timing.ratio, 1.0), str(point.timing.compressed)] if point.timing else ["-", "-"]
             )
-        words = [word for word, late in (("dominated", dominated), ("dominated in time", outrun)) if late]
+        words = [word for word, true in (("dominated", dominated), ("dominated in time", outrun)) if true]
         return [point.method, point.asked, *shares, *numbers, f"{point.result.loss:.4f}", ", ".join(words)]
 
 

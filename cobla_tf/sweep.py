@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 from absl import logging
 
-from cobla_tf.budgets import check_budgets
+from cobla_tf.budgets import check_budgets, merge_budgets
 from cobla_tf.cluster import own_config
 from cobla_tf.config import AUTO, RANK_METHODS, Config, as_config
 from cobla_tf.curve import Curve, Point
@@ -21,6 +21,7 @@ from cobla_tf.graph import check_model
 from cobla_tf.pipeline import compress
 from cobla_tf.plots import save_png
 from cobla_tf.reading import as_examples
+from cobla_tf.resources import check_resources
 from cobla_tf.selection import COBLA, takes_budgets
 from cobla_tf.solution import WarmStart
 from cobla_tf.speed import time_together
@@ -54,7 +55,7 @@ def pareto(
             timed in turn at the end, in LiteRT with one image and one thread.
         macs, params, budgets: as for `compress`, but a list each, all of the same length; best from loose to tight.
         methods: names of methods that take budgets.
-        **options: scheme, exclude, resources and loss, as for `compress`.
+        **options: scheme, layers, exclude, resources and loss, as for `compress`.
 
     Returns:
         a point for every budget and method; one that cannot be met says why.
@@ -63,8 +64,10 @@ def pareto(
         CoblaError: bad input, or no budget that can be met.
     """
     config = own_config(as_config(config))
-    asked = _asked({"macs": macs, "params": params, **(budgets or {})})
-    check_sweep(methods, asked, [resource.name for resource in options.get("resources", ())])
+    check_resources(resources := options.get("resources", ()))
+    asked = _asked(merge_budgets(macs, params, budgets))
+    check_sweep(methods, asked, [resource.name for resource in resources])
+    asked = sorted(asked, key=lambda point: -next(iter(point.values())))
     check_model(model)
     form = form_of(model, options.get("loss"))
     shared = {
@@ -124,9 +127,10 @@ class _Sweep:
         except BudgetError as error:
             logging.warning("%s: %s", point.name, error)
             return dataclasses.replace(point, failure=str(error)), warm
+        met = dataclasses.replace(point, report=result.report, model=result.model)
         if self.shared.get("scheme") == AUTO:  # other budgets, other schemes: its masks mean other terms
-            return dataclasses.replace(point, report=result.report, model=result.model), None
-        return dataclasses.replace(point, report=result.report, model=result.model), result.warm or warm
+            return met, None
+        return met, result.warm or warm
 
     def _config(self, name: str, shorter: bool) -> Config:
         solve, folder = self.config.solve, self.config.output_dir
@@ -137,17 +141,19 @@ class _Sweep:
 
 
 def _asked(lists: Mapping[str, Sequence[float] | None]) -> list[Budgets]:
-    """One mapping a point, from the loosest to the tightest in the first resource."""
-    given = {name: list(values) for name, values in lists.items() if values is not None}
-    lengths = {name: len(values) for name, values in given.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+    """One mapping a point."""
+    given = {name: values for name, values in lists.items() if values is not None}
+    lengths = {
+        len(values) if isinstance(values, Collection) and not isinstance(values, str) else 0
+        for values in given.values()
+    }
+    if len(lengths) != 1 or 0 in lengths:
         raise ConfigError(
-            f"expected lists of budgets of one length, at least one budget in each, got {lengths or 'none'}; give "
+            f"expected lists of budgets of one length, at least one budget in each, got {given or 'none'}; give "
             "macs=[0.7, 0.5, 0.3], params=[0.7, 0.5, 0.3], say."
         )
     points = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
-    points = [{name: value for name, value in point.items() if value is not None} for point in points]
-    return sorted(points, key=lambda point: -next(iter(point.values()), 0))
+    return [{name: value for name, value in point.items() if value is not None} for point in points]
 
 
 def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Sequence[str]) -> None:

@@ -161,6 +161,12 @@ def test_an_interrupted_sweep_goes_on_where_it_was(model, tmp_path, monkeypatch)
     [
         ({}, "lists of budgets"),
         ({"macs": []}, "lists of budgets"),
+        ({"macs": 0.5}, "lists of budgets"),
+        ({"macs": "0.5"}, "lists of budgets"),
+        ({"macs": ["0.5"]}, "must be a fraction"),
+        ({"macs": [0.5], "budgets": {"macs": [0.3]}}, "two budgets"),
+        ({"macs": [0.5], "budgets": [0.3]}, "must map names"),
+        ({"macs": [0.5], "resources": None}, "sequence of cobla_tf.Resource"),
         ({"macs": [0.5, None]}, "expected a budget on at least one"),
         ({"macs": [0.5, 0.4], "params": [0.5]}, "lists of budgets of one length"),
         ({"macs": [0.5], "methods": ("r_vbmf",)}, "methods that take budgets"),
