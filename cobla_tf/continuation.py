@@ -83,6 +83,6 @@ class Continuation:
         return self.constraints_at(budget_between(self.used, self.limits, level))
 
     def _allowed(self, predicted: float) -> float:
-        """Increase that a notch may cost; none is too much where the loss is that of a constant output already."""
+        """Increase that a notch may cost; any is allowed where the loss is that of a constant output already."""
         gap = self.constant_loss - self.loop.at.loss
         return np.inf if gap <= 0 else min(max(OVERSHOOT * predicted, DRIFT * gap), MOST * gap)

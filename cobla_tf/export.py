@@ -10,10 +10,11 @@ from absl import logging
 
 from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS
 from cobla_tf.errors import ConfigError, ExportError
-from cobla_tf.export_check import check_files, one_line
+from cobla_tf.export_check import check_files
 from cobla_tf.export_comparison import ExportCheck
 from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain
 from cobla_tf.files import check_writable, replace_with
+from cobla_tf.fresh_process import one_line
 from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
@@ -91,14 +92,17 @@ def export_model(
 
     Raises:
         ConfigError, ExportError: before any work: as `check_exports`.
+        ModelError: likewise, a model that is neither functional nor Sequential.
         DataError: images that are not one array for each input.
         OutputError: if the folder cannot be written.
         FailedExportError: at the end: a format could not be written, or its outputs differ from the network's by more
             than its tolerance (`cobla_tf.export_comparison.TOLERANCES`); such a file is kept in `folder`/rejected.
     """
     from cobla_tf.elements import arrange_images, each
+    from cobla_tf.graph import check_model
 
     check_exports(formats)
+    check_model(model)
     images = arrange_images(model, images)
     calibration = images if calibration is None else arrange_images(model, calibration)
     folder = Path(folder)

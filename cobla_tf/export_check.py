@@ -1,11 +1,8 @@
 """Exported files against the network they were made from: run again in a fresh process, on real images."""
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +13,7 @@ from absl import logging
 from cobla_tf import runtimes
 from cobla_tf.export_comparison import ExportCheck, compare
 from cobla_tf.export_formats import Source, signature_names
+from cobla_tf.fresh_process import last_words, one_line, run_python
 from cobla_tf.runtimes import Arrays, Names
 
 if TYPE_CHECKING:
@@ -90,9 +88,7 @@ def run_elsewhere(jobs: Mapping[str, Job], images: Arrays) -> dict[str, Arrays |
         folder = Path(name)
         runtimes.write_arrays(folder / "images.npz", images)
         (folder / "job.json").write_text(json.dumps(jobs), encoding="utf-8")
-        quiet = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, "-P", runtimes.__file__, name]
-        done = subprocess.run(command, env=quiet, capture_output=True, text=True, errors="replace", check=False)
+        done = run_python("-P", runtimes.__file__, name)
         return {job: _outcome(folder / job, done) for job in jobs}
 
 
@@ -101,13 +97,7 @@ def _outcome(path: Path, done: subprocess.CompletedProcess) -> Arrays | str:
         return runtimes.read_arrays(path.with_suffix(".npz"))
     if path.with_suffix(".txt").exists():
         return one_line(path.with_suffix(".txt").read_text(encoding="utf-8"))
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return one_line(f"the process that loaded it ended with {done.returncode}: {last}")
-
-
-def one_line(text: str) -> str:
-    """A foreign message, to stand inside one sentence of ours."""
-    return textwrap.shorten(text, 300, placeholder=" ...")
+    return f"the process that loaded it {last_words(done)}"
 
 
 def own_classes(model: "keras.Model") -> list[str]:

@@ -43,7 +43,7 @@ def packaged_flagfiles() -> dict[str, Path]:
 
 def _resolve(argument: str) -> str:
     option, _, name = argument.partition("=")
-    return f"{option}={_locate(name)}" if option in OPTIONS and name else argument
+    return f"{option}={_locate(name)}" if name else argument
 
 
 def _locate(name: str) -> str:

@@ -18,11 +18,10 @@ PASSED_ON = (
     "activity_regularizer", "bias_initializer", "bias_regularizer", "bias_constraint",
 )  # fmt: skip
 """What the second factor has from the layer, beside its share of the sizes."""
-DROPPED = (
-    "activation", "activity_regularizer", "bias_regularizer", "bias_constraint", "kernel_regularizer",
-    "kernel_constraint", "pointwise_regularizer", "pointwise_constraint",
-)  # fmt: skip
-"""What the first factor has not: the bias and all that comes after it, and what was said of the kernel as a whole."""
+OF_THE_KERNEL = ("kernel_regularizer", "kernel_constraint", "pointwise_regularizer", "pointwise_constraint")
+"""What was said of the kernel as a whole, and holds for neither factor."""
+DROPPED = ("activation", "activity_regularizer", "bias_regularizer", "bias_constraint", *OF_THE_KERNEL)
+"""What the first factor has not: the bias and all that comes after it, and OF_THE_KERNEL."""
 
 
 def factor_layers(site: Site, rank: int, names: Sequence[str]) -> list[keras.layers.Layer]:

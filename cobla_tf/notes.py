@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 
 from cobla_tf.elements import output_names
+from cobla_tf.layers import OF_THE_KERNEL
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.sites import Sites
@@ -21,7 +22,7 @@ def lost_attributes(sites: Sites) -> list[str]:
     return [
         f"{site.name}: its {name.replace('_', ' ')} does not carry over to two factors and is left out in fine-tuning"
         for site in sites.found
-        for name in ("kernel_regularizer", "kernel_constraint", "pointwise_regularizer", "pointwise_constraint")
+        for name in OF_THE_KERNEL
         if getattr(site.layer, name, None) is not None
     ]
 

@@ -1,6 +1,5 @@
 """E(m), the loss over a sample as a function of the masks, and its gradient (Eqs. 6 and 8)."""
 
-import time
 from collections.abc import Callable
 from functools import reduce, wraps
 from typing import Any
@@ -22,16 +21,12 @@ Array = np.ndarray
 
 
 def _computed(evaluate: Callable) -> Callable:
-    """Multiply in `self.precision`, and add the time of a method to `self.seconds`."""
+    """Multiply in `self.precision`."""
 
     @wraps(evaluate)
     def computed(self: "Objective", *args: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            with products_in(self.precision):
-                return evaluate(self, *args)
-        finally:
-            self.seconds += time.perf_counter() - began
+        with products_in(self.precision):
+            return evaluate(self, *args)
 
     return computed
 
@@ -52,7 +47,6 @@ class Objective:
 
     Attributes:
         seen: images that gradients were taken on so far, one count an image and gradient.
-        seconds: spent in losses, gradients and curvature so far.
     """
 
     def __init__(
@@ -71,7 +65,6 @@ class Objective:
         self._batch_size = batch_size
         self._devices = devices
         self.seen = 0
-        self.seconds = 0.0
         self._sums = devices.sums(masked.variables)
         signature = _signature(masked.model, probe)
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, signature, devices)
@@ -119,12 +112,16 @@ class Objective:
     def constant_loss(self, masks: Array, sample: Sample) -> float:
         """Loss of the network's mean output given for every image: what a network that sees nothing can reach."""
         self._masked.write(masks)
-        model = self._masked.model
-        batches = tensors(model, sample, self._batch_size)
-        outputs = zip(*(parts_of(forward(model, images)) for images, _ in batches), strict=True)
-        means = [tf.reduce_mean(tf.concat(parts, axis=0), axis=0, keepdims=True) for parts in outputs]
-        constant = joined([tf.repeat(mean, sample.size, axis=0) for mean in means])
-        return float(self._devices.agreed(float(self._loss.total(sample.labels, constant)))) / sample.size
+        model, size = self._masked.model, self._batch_size
+        outputs = (parts_of(forward(model, images)) for images, _ in tensors(model, sample, size))
+        sums = reduce(lambda one, other: [a + b for a, b in zip(one, other, strict=True)], map(_summed, outputs))
+        means = [total / sample.size for total in sums]
+        batches = (
+            (joined([tf.repeat(mean, _size(images), axis=0) for mean in means]), labels)
+            for images, labels in sample.batches(size)
+        )
+        total = sum(float(self._loss.total(labels, constant)) for constant, labels in batches)
+        return float(self._devices.agreed(total)) / sample.size
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
@@ -202,6 +199,10 @@ def evaluate(
         total, hits, count = total + sum(map(float, values)), hits + sum(map(int, correct)), count + _size(images)
     total, hits, count = devices.total(np.array([total, hits, count])).tolist()
     return Evaluation(total / count, hits / count if loss.labels != "other" else None, int(count))
+
+
+def _summed(outputs: list[Any]) -> list[Any]:
+    return [tf.reduce_sum(output, axis=0, keepdims=True) for output in outputs]
 
 
 def _size(images: Any) -> int:

@@ -12,7 +12,7 @@ from cobla_tf.sqp.constraints import Constraints
 Array = np.ndarray
 
 _SUM_ERROR = 1e-6
-"""A sum of masks this far below a whole number is that number: masks are met to the accuracy of a quadratic program."""
+"""A sum of masks this far below a whole number is that number: masks are only as exact as the quadratic programs."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Region:
     band: Band
 
     def constraints(self, limits: Array, whole: Array) -> Constraints:
-        """Rows as shares of the original cost, less what whole sites [S] take; the masks of these are fixed at one."""
+        """Rows as shares of the original cost, less what does not depend on masks.
+
+        That is what whole sites [S] take, whose masks are fixed at one, and the base cost of the others.
+        """
         scale = self.costs.totals()
         fixed = self.layout.spread(whole)
         rows = np.where(fixed, 0, self.layout.spread(self.costs.per_rank)) / scale[:, None]

@@ -120,9 +120,7 @@ def _speed(report: Report) -> str:
 def _exports(report: Report) -> str:
     if not report.export_checks:
         return ""
-    opening = (
-        "Each file, run in a process of its own on real images, against the network; relative to its outputs' norm."
-    )
+    opening = "Each file, read and run again on real images, against the network; relative to its outputs' norm."
     return f"{opening}\n\n{checks_table(report.export_checks, STYLE)}"
 
 

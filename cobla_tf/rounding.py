@@ -44,7 +44,7 @@ def round_masks(
 ) -> Rounded:
     """Draw ranks r_i = randomised rounding of sum_j m_ij until the budgets hold, at least 1 a site.
 
-    Where ranks are multiples of k, the k-th parts of the sums are rounded.
+    Where ranks are multiples of k, the sums are divided by k, rounded, and multiplied by k.
 
     Args:
         masks: relaxed masks within the budgets, float64 [n].

@@ -1,9 +1,6 @@
 """How fast compressed networks are, beside the original, on this machine's processor."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +12,9 @@ from absl import logging
 
 from cobla_tf.elements import arrange_images, joined, shape_of
 from cobla_tf.errors import ConfigError
-from cobla_tf.export_check import one_line, own_classes
+from cobla_tf.export_check import own_classes
 from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain, signature_names
+from cobla_tf.fresh_process import last_words, one_line, run_python
 from cobla_tf.graph import check_model
 from cobla_tf.layer_times import compare_sites
 from cobla_tf.quiet import quiet
@@ -144,12 +142,9 @@ def _measure(folder: Path, job: dict, notes: list[str]) -> list[tuple[Any, ...]]
     """In a process of its own: runtime, batch, and the seconds of every network in all rounds."""
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     (folder / "times.json").unlink(missing_ok=True)
-    quiet_cpu = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "cobla_tf.stopwatch", str(folder)]
-    done = subprocess.run(command, env=quiet_cpu, capture_output=True, text=True, errors="replace", check=False)
+    done = run_python("-m", "cobla_tf.stopwatch", str(folder))
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        notes.append(one_line(f"{job['threads']} threads: the process ended with {done.returncode}: {last}"))
+        notes.append(f"{job['threads']} threads: the process {last_words(done)}")
         return []
     result = json.loads((folder / "times.json").read_text(encoding="utf-8"))
     notes += [one_line(f"{runtime}: {why}") for runtime, why in result["failures"].items()]

@@ -187,8 +187,15 @@ def main(argv: list[str]) -> None:
             failed.append(record)  # not kept: the next run tries again
         else:
             results.add(record)
-        text = markdown([*results.records(), *failed], keras.__version__, SIZE)
-        replace_with(folder / "applications.md", lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        _write_table(folder, [*results.records(), *failed])
+    _write_table(folder, [*results.records(), *failed])
+
+
+def _write_table(folder: Path, records: list[Record]) -> None:
+    import keras
+
+    text = markdown(records, keras.__version__, SIZE)
+    replace_with(folder / "applications.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ python -m cobla_tf.experiments.smoke runs every table and figure on them, each i
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 from absl import flags
 
@@ -14,17 +14,22 @@ from cobla_tf.datasets import Arrays, DataSplits
 from cobla_tf.quiet import import_tensorflow
 from cobla_tf.terminal import run_with_flags, timed_log
 
+if TYPE_CHECKING:
+    import keras
+
 CLASSES, SIDE, CHANNELS = 3, 8, 2
 BRIGHTER = 0.4
 """In standard deviations of a pixel; so little that a worse network is a less accurate one."""
 
 
-def trained_network(train: int = 300, test: int = 100) -> tuple[keras.Model, DataSplits]:
+def trained_network(train: int = 300, test: int = 100) -> tuple["keras.Model", DataSplits]:
     """Three convolutions that tell where an image is brightest, trained for a few epochs.
 
     Args:
         train, test: numbers of images.
     """
+    import keras
+
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cobla_tf import export_check, runtimes
 from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS
-from cobla_tf.errors import ConfigError, ExportError
+from cobla_tf.errors import ConfigError, ExportError, ModelError
 from cobla_tf.export import PACKAGES, FailedExportError, export_model
 from cobla_tf.export_check import own_classes, run_elsewhere
 from cobla_tf.export_comparison import compare
@@ -221,6 +221,16 @@ def writer(name, failing, written):
 def test_converters_write_nothing_to_the_terminal(trained, batch, tmp_path, capfd, unchecked):
     export_model(trained, tmp_path, ("savedmodel", "litert_int8"), images=batch)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_that_is_no_graph_is_refused_before_any_work(batch, tmp_path):
+    class Own(keras.Model):
+        def call(self, images):
+            return images
+
+    with pytest.raises(ModelError, match="subclass"):
+        export_model(Own(), tmp_path / "out", ("keras",), images=batch)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_format_is_refused_before_any_work(trained, batch, tmp_path):

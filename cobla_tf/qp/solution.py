@@ -108,7 +108,6 @@ class QPSolution:
         bound_multipliers: z, float64 [n], positive at an upper bound, negative at a lower one.
         solver: name of the back end that found it.
         residual: worst part of `kkt_residual`.
-        seconds: wall time.
     """
 
     step: Array
@@ -116,12 +115,11 @@ class QPSolution:
     bound_multipliers: Array
     solver: str
     residual: float
-    seconds: float
 
     @classmethod
-    def judge(cls, program: QuadraticProgram, step: Array, y: Array, solver: str, seconds: float) -> "QPSolution":
+    def judge(cls, program: QuadraticProgram, step: Array, y: Array, solver: str) -> "QPSolution":
         """Clip step and row multipliers into their ranges, derive the bound multipliers and measure the residual."""
         step = np.clip(step, program.lower, program.upper)
         y = np.where(np.isfinite(program.limits), np.maximum(y, 0.0), 0.0)
         z = bound_multipliers(program, step, y)
-        return cls(step, y, z, solver, kkt_residual(program, step, y, z).worst, seconds)
+        return cls(step, y, z, solver, kkt_residual(program, step, y, z).worst)

@@ -1,6 +1,5 @@
 """The one way into the quadratic-program solvers: choose a back end, solve, judge, fall back aloud."""
 
-import time
 from collections.abc import Callable
 from functools import cache
 
@@ -54,7 +53,6 @@ def _announce(chosen: str, why: str) -> None:
 
 def _attempt(program: QuadraticProgram, reduction: Reduction, solver: str) -> QPSolution:
     """One back end's judged answer; raises SolverError whatever the back end raised."""
-    start = time.perf_counter()
     try:
         if reduction.kept.size:
             x, y = _BACK_ENDS[solver](reduction.program)
@@ -64,7 +62,7 @@ def _attempt(program: QuadraticProgram, reduction: Reduction, solver: str) -> QP
         raise
     except Exception as error:  # a back end's own failure must not leave this package under a foreign name
         raise SolverError(f"The QP solver {solver!r} failed: {type(error).__name__}: {error}") from error
-    return QPSolution.judge(program, *reduction.restore(x, y), solver, time.perf_counter() - start)
+    return QPSolution.judge(program, *reduction.restore(x, y), solver)
 
 
 def _with_fallback(program: QuadraticProgram, reduction: Reduction, solver: str) -> QPSolution:
