@@ -66,7 +66,7 @@ def round_masks(
         allocation = costs.settle(costs.multiple * draw_ranks(sums / costs.multiple, rng), whole)
         if costs.fits(allocation, limits):
             return _keep_largest(masks, weights, layout, costs.promote(allocation, limits, order))
-    lowered = _lowered(masks, whole, sigmas, costs, limits)
+    lowered = _lowered(sums, weights, whole, costs, limits)
     return _keep_largest(masks, weights, layout, costs.promote(lowered, limits, order))
 
 
@@ -94,11 +94,10 @@ def round_by_model(
     return _keep_largest(masks, layout.split(losses), layout, allocate(values, costs, limits).allocation)
 
 
-def _lowered(masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, limits: Array) -> Allocation:
-    """Round down, then drop the terms of least m * sigma while a budget is exceeded."""
-    layout = Layout(costs.full_ranks)
-    ranks = np.minimum(costs.admissible(np.floor(layout.sums(masks))), costs.full_ranks)
-    weights = [np.sort(m * s)[::-1] for m, s in zip(layout.split(masks), sigmas, strict=True)]
+def _lowered(sums: Array, weights: list[Array], whole: Array, costs: CostTable, limits: Array) -> Allocation:
+    """Round down, then drop the terms of least weight, m * sigma, while a budget is exceeded."""
+    ranks = np.minimum(costs.admissible(np.floor(sums)), costs.full_ranks)
+    weights = [np.sort(own)[::-1] for own in weights]
     while not costs.fits(costs.settle(ranks, whole), limits):
         last = [w[r - 1] / max(w[0], np.finfo(float).tiny) for w, r in zip(weights, ranks, strict=True)]
         open_sites = (ranks > costs.multiple) & ~whole

@@ -33,7 +33,7 @@ def search(
     recent: Sequence[float],
     slope: float,
     settings: LineSearchSettings,
-) -> tuple[float, int]:
+) -> float:
     """Shorten a step until the loss is acceptable.
 
     Accepts the first t with  E(t) <= max(recent) + decrease * t * slope; the next trial is the minimiser of the
@@ -47,17 +47,17 @@ def search(
         settings: see there.
 
     Returns:
-        the accepted step length, 0.0 if there is none, and the number of calls of `value`.
+        the accepted step length, 0.0 if there is none.
     """
     bound = max(recent[-settings.history :])
     length, trial = 1.0, first_value
     for calls in range(settings.trials + 1):
         if np.isfinite(trial) and trial <= bound + settings.decrease * length * slope:
-            return length, calls
+            return length
         if calls < settings.trials:
             length = _shorter(length, trial, recent[-1], slope, settings.shrink)
             trial = value(length)
-    return 0.0, settings.trials
+    return 0.0
 
 
 def _shorter(length: float, trial: float, current: float, slope: float, shrink: tuple[float, float]) -> float:

@@ -51,7 +51,7 @@ def try_step(
     for _ in range(settings.trials):
         x = point(1.0)
         loss, gradient = evaluations.gradient(x)
-        shorter, _ = search(lambda t: evaluations.value(point(t)), loss, recent, length * slope, settings)
+        shorter = search(lambda t: evaluations.value(point(t)), loss, recent, length * slope, settings)
         if shorter == 1.0:
             return Trial(length, x, loss, gradient)
         if shorter == 0.0:

@@ -142,7 +142,7 @@ def _search(
     meter: Meter, x: Array, step: Array, recent: Sequence[float], slope: float, settings: LineSearchSettings
 ) -> Array | None:
     """The accepted point on the way from x to x + step, None if there is none."""
-    length, _ = search(lambda t: meter.value(x + t * step), meter.value(x + 1.0 * step), recent, slope, settings)
+    length = search(lambda t: meter.value(x + t * step), meter.value(x + 1.0 * step), recent, slope, settings)
     return x + length * step if length else None
 
 
