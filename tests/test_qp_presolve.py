@@ -48,7 +48,7 @@ def test_rows_without_room_fix_their_variables_and_get_a_multiplier():
     reduction = presolve.reduce(program)
     assert reduction.kept.size == 0
     assert [forced.row for forced in reduction.forced] in ([0, 1], [1, 0])
-    solution = QPSolution.judge(program, *reduction.restore(np.zeros(0), np.zeros(0)), "presolve", 0.0)
+    solution = QPSolution.judge(program, *reduction.restore(np.zeros(0), np.zeros(0)), "presolve")
     assert solution.residual <= KKT_TOLERANCE
     np.testing.assert_array_equal(solution.step, program.lower)
 

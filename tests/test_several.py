@@ -113,9 +113,9 @@ def test_also_with_8_bits_and_in_a_process_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("make", [two_outputs, dicts])
 def test_the_benchmark_runs_all_runtimes_and_sites(make, monkeypatch):
-    def run(command, **options):
-        stopwatch.main(Path(command[-1]))
-        return subprocess.CompletedProcess(command, 0, "", "")
+    def run(*arguments):
+        stopwatch.main(Path(arguments[-1]))
+        return subprocess.CompletedProcess(arguments, 0, "", "")
 
     keras.utils.set_random_seed(0)
     model = make()
@@ -124,7 +124,7 @@ def test_the_benchmark_runs_all_runtimes_and_sites(make, monkeypatch):
     half = rebuild(model, sites, leading > 0, leading, np.zeros(len(sites.found), dtype=bool))
     monkeypatch.setattr(speed, "cores", lambda: 1)
     monkeypatch.setattr(stopwatch, "_set_threads", lambda count: None)
-    monkeypatch.setattr(speed.subprocess, "run", run)
+    monkeypatch.setattr(speed, "run_python", run)
     result = cobla_tf.benchmark(model, half, batch=2, seconds=0)
     assert result.notes == ()
     assert len(result.timings) == 6
