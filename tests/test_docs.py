@@ -48,6 +48,7 @@ def test_every_flag_in_the_text_exists():
     others = {"help", "verbosity", "logdir", "flagfile", "check", "durations", "maxfail", "vary", "smoke", "etas"}
     others |= {"seeds", "ranks", "output", "models", "networks", "methods", "schemes", "repetitions"}
     others |= {"check_input", "check_output", "seconds", "sites", "budget", "images", "momenta", "rates"}
+    others |= {"size", "problems", "clarabel_problems"}
     assert named - others <= set(documented_flags())
 
 
