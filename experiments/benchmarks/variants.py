@@ -155,21 +155,23 @@ def _write(curves: list[Curve]) -> None:
 def _mean_curves(curves: list[Curve]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Images [G], and for each variant the mean [G] over the seeds of the lowest judged loss by then.
 
-    Seeds have other judges, so each is measured by its best loss of all variants; a run that has ended keeps its last.
+    Seeds have other judges, so each is measured by its best loss of all variants; a run that has ended keeps its last,
+    and one that took no step has none.
     """
+    curves = [curve for curve in curves if curve.points]
     best = {
         seed: min(loss for curve in curves if curve.row[1] == seed for _, loss in curve.points)
-        for seed in range(_SEEDS.value)
+        for seed in {curve.row[1] for curve in curves}
     }
-    first = max(curve.points[0][0] for curve in curves)
-    grid = np.linspace(first, max(curve.points[-1][0] for curve in curves), POINTS)
+    first, last = (max((curve.points[end][0] for curve in curves), default=0) for end in (0, -1))
+    grid = np.linspace(first, last, POINTS)
 
     def lowest(curve: Curve) -> np.ndarray:
         images, losses = np.transpose(curve.points)
         places = np.searchsorted(images, grid, side="right") - 1
         return np.minimum.accumulate(losses)[places] / best[curve.row[1]]
 
-    names = VARIANTS[_VARY.value]
+    names = dict.fromkeys(curve.row[0] for curve in curves)
     return grid, {n: np.mean([lowest(curve) for curve in curves if curve.row[0] == n], axis=0) for n in names}
 
 
