@@ -90,6 +90,7 @@ class Compression:
         solution = self._solve(warm) if plan.method == COBLA else self._select()
         compressed = self._rebuild(solution)
         history = self._fine_tune(compressed, unfinished)
+        compressed = plain(compressed)
         if account.journal.replayed:
             account.notes.append(
                 f"resumed: {account.journal.replayed} losses, gradients and evaluations are of an earlier attempt; the "
@@ -99,7 +100,7 @@ class Compression:
         report = self._timed(report, compressed)
         if self.config.output_dir is not None:
             report = write_output(compressed, plan, report, account, self.config)
-        return Result(plain(compressed), report, solution.warm)
+        return Result(compressed, report, solution.warm)
 
     def _judge(self, stage: str, model: keras.Model) -> Evaluation:
         plan, journal = self.plan, self.account.journal
