@@ -6,10 +6,8 @@ from typing import Any
 import keras
 
 from cobla_tf.graph import copied, functional, is_graph, leaf_layers, symbolic
+from cobla_tf.report_parts import MODEL_INPUT
 from cobla_tf.rewrite import fresh
-
-MODEL_INPUT = -1
-"""In the place of a call: an input of the model."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Call:
         path: names from the outermost nested model to the layer, joined by "/".
         input_shape, output_shape: without the batch axis.
         shares_with: path of another layer that holds one of its weights by reference; empty where there is none.
-        inputs: places in `record_operations` of what its inputs come from; -1 is an input of the model.
+        inputs: places in `record_operations` of what its inputs come from; MODEL_INPUT is an input of the model.
     """
 
     layer: keras.layers.Layer

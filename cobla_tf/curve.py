@@ -161,7 +161,7 @@ class Curve:
             shares += (
                 [share_text(point.timing.ratio, 1.0), str(point.timing.compressed)] if point.timing else ["-", "-"]
             )
-        words = [word for word, true in (("dominated", dominated), ("dominated in time", outrun)) if true]
+        words = [word for word, holds in (("dominated", dominated), ("dominated in time", outrun)) if holds]
         return [point.method, point.asked, *shares, *numbers, f"{point.result.loss:.4f}", ", ".join(words)]
 
 

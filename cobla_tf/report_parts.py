@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, field
 
+MODEL_INPUT = -1
+"""In the place of a call: an input of the model."""
+
 
 @dataclass(frozen=True)
 class SiteReport:
@@ -34,7 +37,7 @@ class SiteReport:
 class LayerCall:
     """One use of a layer in the original network.
 
-    `inputs` are the places in `Report.network` of the calls that it reads from; -1 is an input of the network.
+    `inputs` are the places in `Report.network` of the calls that it reads from; MODEL_INPUT is an input of the network.
     """
 
     name: str

@@ -38,6 +38,8 @@ class SolveLog:
     records: list[IterationRecord] = field(default_factory=list)
     status: list[str] = field(default_factory=list)
     phase: str = field(default="", init=False)
+    _used: Callable[[Array], Array] = field(init=False, repr=False)
+    _ranks: Callable[[Array], Array] | None = field(default=None, init=False, repr=False)
 
     def enter(self, phase: str, used: Callable[[Array], Array], ranks: Callable[[Array], Array] | None = None) -> None:
         """Begin a phase.

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 from networks import small_cnn
 
-from cobla_tf.calls import MODEL_INPUT, record_calls, record_operations
+from cobla_tf.calls import record_calls, record_operations
+from cobla_tf.report_parts import MODEL_INPUT
 from cobla_tf.sites import find_sites
 
 

@@ -8,8 +8,6 @@ Array = np.ndarray
 
 TOLERANCE = 1e-12
 """Values closer than this are equal: the rounding of float64 sums of logarithms."""
-
-
 LARGEST = 2.0**62
 """A limit above this is none: int64 holds no more, and no cost comes near."""
 

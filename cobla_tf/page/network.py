@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cobla_tf.report import Report
-from cobla_tf.report_parts import LayerCall, SiteReport
+from cobla_tf.report_parts import MODEL_INPUT, LayerCall, SiteReport
 
 TALL, LOW = 44, 24
 """Height in pixels of a row with a bar, and of one without."""
@@ -50,7 +50,7 @@ def network_rows(report: Report) -> list[Row]:
     """The rows in the order of computation; without a network, the sites in a chain."""
     sites = {site.name: site for site in report.sites}
     reasons = {layer.name: layer.reason for layer in report.skipped}
-    rows, place = [Row("input", "", (), ())], {-1: 0}
+    rows, place = [Row("input", "", (), ())], {MODEL_INPUT: 0}
     calls = report.network or [LayerCall(name, "", (i - 1,)) for i, name in enumerate(sites)]
     readers = Counter(i for call in calls for i in call.inputs)
     for number, call in enumerate(calls):
