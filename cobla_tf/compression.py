@@ -126,8 +126,8 @@ class Compression:
         objective = solver.objective
         with account.clock("solve: the optimiser itself"):
             solution = solver.run()
-        account.seconds["solve: losses and gradients"] = objective.seconds
-        account.seconds["solve: the optimiser itself"] -= objective.seconds
+        account.seconds["solve: losses and gradients"] = objective.tally.seconds
+        account.seconds["solve: the optimiser itself"] -= objective.tally.seconds
         account.evaluate("heuristic start", lambda: objective.evaluate(solution.start, held_out))
         account.evaluate("relaxed", lambda: objective.evaluate(solution.relaxed, held_out))
         return solution
@@ -136,7 +136,7 @@ class Compression:
         rounded = solution.rounded
         with self.account.clock("rebuild"):
             whole = rounded.allocation.whole
-            compressed = rebuild(self.model, self.plan.sites, rounded.kept, rounded.scale, whole)
+            compressed = rebuild(self.model, self.plan.sites, rounded.kept, rounded.scale, whole, rounded.biases)
         if not whole.all():
             self._renormalise(compressed)
         self._judge("compressed", compressed)

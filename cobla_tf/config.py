@@ -115,7 +115,8 @@ class SolveConfig:
     draws: int = 4
     """Feasible draws of the randomised rounding (Eq. 9), the best by sampled loss kept; 1 is the paper's."""
     refine_iterations: int = 20
-    """Iterations that re-optimise the scale of the kept terms with the ranks fixed; 0 is the paper's."""
+    """Iterations that fit the scale of the kept terms and the biases beside them to the loss, ranks fixed; 0 is the
+    paper's."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""

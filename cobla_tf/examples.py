@@ -41,6 +41,11 @@ class Sample:
         """N."""
         return len(parts_of(self.images)[0])
 
+    @property
+    def most_drawn(self) -> int:
+        """The largest sample that there is."""
+        return self.size
+
     @cached_property
     def digest(self) -> bytes:
         """What stands for all images and labels; taken once, about a second a GiB."""
@@ -96,6 +101,11 @@ class Part:
     def size(self) -> int:
         """N."""
         return len(self.places)
+
+    @property
+    def most_drawn(self) -> int:
+        """The largest sample that there is."""
+        return self.size
 
     def draw(self, count: int, rng: np.random.Generator) -> Sample:
         """`count` examples without repetition, all of them if there are no more."""
@@ -164,13 +174,22 @@ class Stream:
         """The first few examples, to look at their form."""
         return Sample(*next(self.batches(PROBE)))
 
+    @property
+    def most_drawn(self) -> int:
+        """The largest sample that there is, and that SAMPLE_LIMIT bytes hold."""
+        return min(self.size, SAMPLE_LIMIT // self._bytes)
+
+    @cached_property
+    def _bytes(self) -> int:
+        return sum(part[0].nbytes for part in parts_of(self.probe().images))
+
     def check_draw(self, count: int) -> None:
         """Refuse samples too large to hold.
 
         Raises:
             DataError: `count` images take more than SAMPLE_LIMIT bytes.
         """
-        one = sum(part[0].nbytes for part in parts_of(self.probe().images))
+        one = self._bytes
         if one * count > SAMPLE_LIMIT:
             raise DataError(
                 f"a sample of {count:,} images takes {one * count / 2**30:.0f} GiB, and at most "

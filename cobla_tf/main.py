@@ -108,7 +108,10 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("draws", SolveConfig.draws, "Feasible draws of the randomised rounding, best kept.", 1)
 flags.DEFINE_integer(
-    "refine_iterations", SolveConfig.refine_iterations, "Iterations that re-scale the kept terms, ranks fixed.", 0
+    "refine_iterations",
+    SolveConfig.refine_iterations,
+    "Iterations that fit scale and biases to fixed ranks.",
+    0,
 )
 flags.DEFINE_enum(
     "precision", SolveConfig.precision, PRECISIONS, "Of products in gradients and fine-tuning, never of accuracies."

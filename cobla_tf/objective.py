@@ -1,6 +1,6 @@
 """E(m), the loss over a sample as a function of the masks, and its gradient (Eqs. 6 and 8)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce, wraps
 from typing import Any
 
@@ -16,6 +16,7 @@ from cobla_tf.precision import products_in
 from cobla_tf.progress import bar
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.surgery import MaskedModel
+from cobla_tf.tally import Tally
 
 Array = np.ndarray
 
@@ -44,9 +45,7 @@ class Objective:
         probe: a few examples, for the form of a batch: one trace serves all batch sizes.
         precision: of products, but for evaluate(), from precision.resolve_precision.
         devices: what shares each batch; `masked` must have been made in their scope.
-
-    Attributes:
-        seen: images that gradients were taken on so far, one count an image and gradient.
+        tally: counts; a new one by default.
     """
 
     def __init__(
@@ -57,17 +56,38 @@ class Objective:
         probe: Sample,
         precision: str = "float32",
         devices: Devices = ONE_DEVICE,
+        tally: Tally | None = None,
     ) -> None:
         """Trace both steps."""
         self.precision = precision
         self._masked = masked
         self._loss = loss
         self._batch_size = batch_size
+        self._probe = probe
         self._devices = devices
-        self.seen = 0
+        self.tally = tally or Tally()
         self._sums = devices.sums(masked.variables)
         signature = _signature(masked.model, probe)
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, signature, devices)
+
+    def keep(self, kept: Array, whole: Array) -> "Objective":
+        """The same of the kept terms alone, and of the biases, as `surgery.mask_kept` has it; it counts on.
+
+        Args:
+            kept, whole: bool [n] and [S], see there.
+
+        Returns:
+            one whose masks are followed by `biases` in a vector float64 [n + b].
+        """
+        with self._devices.scope():
+            masked = self._masked.keep(kept, whole)
+        shared = self._loss, self._batch_size, self._probe, self.precision, self._devices, self.tally
+        return Objective(masked, *shared)
+
+    @property
+    def biases(self) -> Sequence[Array]:
+        """Of `MaskedModel`."""
+        return self._masked.biases
 
     @_computed
     def value(self, masks: Array, sample: Sample) -> float:
@@ -89,7 +109,7 @@ class Objective:
         self._masked.write(masks)
         loss, replicas = self._gradients(sample)
         sums = [reduce(np.add, parts) for parts in zip(*replicas, strict=True)]
-        gradient = self._masked.to_masks([total / sample.size for total in sums])
+        gradient = self._masked.to_vector([total / sample.size for total in sums])
         answer = self._devices.total(np.append(loss, gradient))
         return float(answer[0]), answer[1:]
 
@@ -105,7 +125,7 @@ class Objective:
         count = self._devices.count
         for images in bar(sample.batches(count), -(-sample.size // count), "images"):
             for gradients in self._gradients(Sample(*images))[1]:
-                squares += self._masked.to_masks(gradients) ** 2
+                squares += self._masked.to_vector(gradients) ** 2
         return self._devices.total(squares) / sample.size
 
     @_computed
@@ -134,7 +154,7 @@ class Objective:
         for store in (store for replicas in stores for store in replicas):
             store.assign(tf.zeros_like(store))
         loss = self._mean(self._gradient_step, sample)
-        self.seen += sample.size
+        self.tally.images += sample.size
         return loss, list(zip(*([store.numpy() for store in replicas] for replicas in stores), strict=True))
 
     def _mean(self, step: Callable[[Any, Any], Any], sample: Sample) -> float:

@@ -1,7 +1,7 @@
 """An objective whose answers are kept in a journal."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import numpy as np
 
 from cobla_tf.config import Config
 from cobla_tf.devices import ONE_DEVICE, Devices
+from cobla_tf.digest import digest
 from cobla_tf.examples import Examples, Sample
 from cobla_tf.journal import Journal
 from cobla_tf.loss import Loss, LossSum
@@ -19,6 +20,7 @@ from cobla_tf.report_parts import Evaluation
 from cobla_tf.shared_journal import SharedJournal
 from cobla_tf.strategy import find_devices
 from cobla_tf.surgery import mask_model
+from cobla_tf.tally import Tally
 
 Array = np.ndarray
 
@@ -30,16 +32,23 @@ class RecordedObjective:
     Attributes:
         objective: computes what the journal does not hold.
         journal: of this solve.
-        seen: images that gradients were taken on, those of an earlier attempt included.
-        seconds: spent in losses, gradients and curvature, likewise.
-        stage: of the solve, as a bar is to call it.
+        tally: counts, answers of an earlier attempt included.
+        kept: digest of the terms that it knows of; empty for all.
     """
 
     objective: Objective
     journal: Journal | SharedJournal
-    seen: int = 0
-    seconds: float = 0.0
-    stage: str = "solve"
+    tally: Tally = field(default_factory=Tally)
+    kept: bytes = b""
+
+    @property
+    def biases(self) -> Sequence[Array]:
+        """Of `MaskedModel`."""
+        return self.objective.biases
+
+    def keep(self, kept: Array, whole: Array) -> "RecordedObjective":
+        """The same of the kept terms alone, and of the biases."""
+        return replace(self, objective=self.objective.keep(kept, whole), kept=digest(kept, whole))
 
     def value(self, masks: Array, sample: Sample) -> float:
         """E(m) on a sample."""
@@ -51,13 +60,13 @@ class RecordedObjective:
 
     def gradient(self, masks: Array, sample: Sample) -> tuple[float, Array]:
         """E(m) and dE/dm on a sample."""
-        self.seen += sample.size
+        self.tally.images += sample.size
         answer = self._ask("gradient", masks, sample)
         return float(answer[0]), answer[1:]
 
     def fisher(self, masks: Array, sample: Sample) -> Array:
         """Diagonal of the empirical Fisher matrix."""
-        self.seen += sample.size
+        self.tally.images += sample.size
         return self._ask("fisher", masks, sample)
 
     def constant_loss(self, masks: Array, sample: Sample) -> float:
@@ -71,12 +80,13 @@ class RecordedObjective:
     def _ask(self, kind: str, masks: Array, sample: Sample, *more: Any) -> Array:
         began = self.journal.clock()
         try:
-            with doing(f"{self.stage}: {kind.replace('_', ' ')}"):
+            with doing(f"{self.tally.stage}: {kind.replace('_', ' ')}"):
                 return self.journal.answer(
-                    (kind, masks, sample, *more), lambda: _flat(getattr(self.objective, kind)(masks, sample, *more))
+                    (kind, self.kept, masks, sample, *more),
+                    lambda: _flat(getattr(self.objective, kind)(masks, sample, *more)),
                 )
         finally:
-            self.seconds += self.journal.clock() - began
+            self.tally.seconds += self.journal.clock() - began
 
 
 def recorded_objective(

@@ -1,5 +1,6 @@
 """From relaxed masks to integer ranks inside the budget (paper, section 3, Eq. 9)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +27,13 @@ class Rounded:
         kept: m', which terms stay, bool [n]; all of them at whole sites.
         scale: the masks that P is multiplied by, float64 [n]; 0 where dropped, 1 at whole sites.
         allocation: the ranks and the whole sites.
+        biases: of the decomposed sites, fitted anew, as `surgery.rebuild` takes them; None leaves them as they are.
     """
 
     kept: Array
     scale: Array
     allocation: Allocation
+    biases: Sequence[Array] | None = None
 
 
 def draw_ranks(sums: Array, rng: np.random.Generator) -> Array:

@@ -1,5 +1,6 @@
 """The loss as the SQP sees it: on a random sub-sample of the training images that is renewed and grows."""
 
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,9 @@ GROWTH = 2
 """Factor from one sample's size to the next, up to the whole one."""
 FIRST_SHARE = 1 / 4
 """Of a whole sample, the size of a growing one's first."""
+
+MOST_IMAGES = 4
+"""Factor from the largest sample of all terms to that of the kept ones alone."""
 
 
 @dataclass
@@ -62,6 +66,19 @@ class SampledLoss:
             return False
         self.sample = self.examples.draw(self.count, self.rng)
         return True
+
+    def keep(self, kept: Array, whole: Array, share: float) -> "SampledLoss":
+        """The same of the kept terms alone, as `Objective.keep`, in samples that grow further.
+
+        Args:
+            kept, whole: see there.
+            share: of the original's cost; a gradient on 1 / `share` times as many images costs what one did before.
+        """
+        alone = copy(self)
+        alone.objective = self.objective.keep(kept, whole)
+        more = round(self.count * min(1 / share, MOST_IMAGES))
+        alone.count = max(self.count, min(more, self.examples.most_drawn))
+        return alone
 
     @property
     def _grows(self) -> bool:

@@ -1,9 +1,9 @@
-"""From a model's sites and budgets to integer ranks: start, SQP in phases, rounding, re-scaling."""
+"""From a model's sites and budgets to integer ranks: start, SQP in phases, rounding, refining."""
 
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from absl import logging
@@ -16,10 +16,11 @@ from cobla_tf.examples import Examples
 from cobla_tf.layout import Layout
 from cobla_tf.objective import Objective
 from cobla_tf.qp import solve as solve_qp
+from cobla_tf.refinement import Refinement
 from cobla_tf.region import Region
 from cobla_tf.relaxation import Relaxation
 from cobla_tf.report_parts import IterationRecord
-from cobla_tf.rounding import LEAST_SCALE, Rounded, round_by_model, round_masks
+from cobla_tf.rounding import Rounded, round_by_model, round_masks
 from cobla_tf.sampling import SampledLoss
 from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.solve_log import SolveLog
@@ -31,8 +32,6 @@ from cobla_tf.start import ONES, Start
 
 Array = np.ndarray
 
-LARGEST_SCALE = 10.0
-"""Upper bound of a kept term's scale once the ranks are fixed: far above what the loss ever asks for."""
 TOLERANCE = 1e-3
 """Of the loss, a predicted decrease that is not worth another gradient."""
 WARM_PATIENCE = 1
@@ -68,7 +67,7 @@ class Solver:
     clock: Callable[[], float] = time.perf_counter
 
     def run(self) -> Solution:
-        """Solve, round, re-scale.
+        """Solve, round, refine.
 
         Raises:
             SolverError: the first quadratic program or the first loss is unusable.
@@ -88,7 +87,7 @@ class Solver:
         self.target = self._target()
         self.relaxation = self._relaxation()
         relaxed, whole = self.relaxation.run(self._first_masks(), self.start.allocation.whole)
-        rounded = self._rescale(self._round(relaxed, whole))
+        rounded = self._refine(self._round(relaxed, whole))
         warm = WarmStart(relaxed, self.relaxation.loop.bfgs)
         status, records = "; ".join(self.log.status), tuple(self.log.records)
         return Solution(self.start.masks, relaxed, rounded, status, records, warm)
@@ -102,7 +101,7 @@ class Solver:
     def _relaxation(self) -> Relaxation:
         region = Region(self.costs, self.layout, self._band())
         stops = {"patience": WARM_PATIENCE} if self.warm else {}
-        loop = self._loop(region.constraints(self.limits, self.start.allocation.whole), **stops)
+        loop = self._loop(self.oracle, region.constraints(self.limits, self.start.allocation.whole), **stops)
         loop.bfgs = deepcopy(self.warm.bfgs) if self.warm else None
         return Relaxation(loop, region, self.limits, self.log, self.start, self.config.continuation, bool(self.warm))
 
@@ -117,15 +116,15 @@ class Solver:
             return heuristic_band(self.sigmas, self.costs, self.limits, self.start.masks)
         return open_band(self.layout)
 
-    def _loop(self, constraints: Constraints, **stops: float) -> SQP:
+    def _loop(self, oracle: SampledLoss, constraints: Constraints, **stops: float) -> SQP:
         settings = {"tolerance": TOLERANCE, "target": self.target, **stops}
         return SQP(
-            evaluations=Evaluations(self.oracle, self.oracle.judge if self.oracle.judges else None),
+            evaluations=Evaluations(oracle, oracle.judge if oracle.judges else None),
             constraints=constraints,
             settings=SQPSettings(self.config.iterations, self.config.memory, **settings),
             solve_qp=lambda program: solve_qp(program, self.qp_solver),
             on_iteration=self.log.add,
-            curvature=self.oracle.curvature if self.config.curvature == "fisher" else None,
+            curvature=oracle.curvature if self.config.curvature == "fisher" else None,
             clock=self.clock,
         )
 
@@ -157,25 +156,26 @@ class Solver:
         rounded = round_by_model(masks, gradient, curvature, self.sigmas, self.costs, self.limits)
         return {"integer program": rounded}
 
-    def _rescale(self, rounded: Rounded) -> Rounded:
-        """Re-optimise the scale of the kept terms; no change in cost, so bounds are all that is left."""
-        free = rounded.kept & ~self.layout.spread(rounded.allocation.whole)
-        if not self.config.refine_iterations or not free.any():
+    def _refine(self, rounded: Rounded) -> Rounded:
+        """Fit the scale of what is kept, and the biases, to the loss: it costs nothing, so no row is left."""
+        if not self.config.refine_iterations or rounded.allocation.whole.all():
             return rounded
         if self.warm:
             self.oracle.fill()
         before, cost = self.relaxation, self.costs.used(rounded.allocation)
+        share = (cost / self.costs.totals()).max()
+        oracle = self.oracle.keep(rounded.kept, rounded.allocation.whole, share)
+        refinement = Refinement(rounded, oracle, self.layout)
         self.log.leave(before.loop.evaluations)
-        self.log.enter("re-scale", lambda _: cost)
+        self.log.enter("refine", lambda _: cost)
         target = max(self.target, before.reached) if self.warm else self.target  # what rounding has lost is regained
-        lower, upper = np.where(free, LEAST_SCALE, rounded.scale), np.where(free, LARGEST_SCALE, rounded.scale)
-        loop = self._loop(Constraints(np.zeros((0, len(free))), np.zeros(0), lower, upper), target=target)
-        loop.bfgs = deepcopy(before.loop.bfgs)  # the caller's warm start is not to change
+        loop = self._loop(oracle, refinement.constraints, target=target)
+        loop.bfgs = refinement.hessian(before.loop.bfgs, self.config.memory)
         try:
-            loop.begin(rounded.scale)
+            loop.begin(refinement.start)
             result = loop.run(self.config.refine_iterations)
         except SolverError as error:
-            self.log.tell("re-scaling", f"left out: {error}")
+            self.log.tell("refining", f"left out: {error}")
             return rounded
-        self.log.tell("re-scaling", result.status)
-        return replace(rounded, scale=result.x)
+        self.log.tell("refining", result.status)
+        return refinement.rounded_at(result.x)

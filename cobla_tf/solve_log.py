@@ -73,7 +73,7 @@ class SolveLog:
             seconds=step.seconds,
             gradients=self.gradients + step.gradients,
             values=self.start.values + self.values + step.values,
-            images=self.objective.seen,
+            images=self.objective.tally.images,
             qp_residual=step.qp.residual,
             prices=dict(zip(self.resources, (step.qp.row_multipliers / 100).tolist(), strict=False)),
             ranks=() if self._ranks is None else tuple(self._ranks(step.x).tolist()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -25,15 +26,19 @@ class MaskedModel:
 
     Attributes:
         model: functional; run it with training=False.
-        variables: what to differentiate, one a site: its folded kernel, or its mask.
-        write: sets all sites to a mask vector, float64 [n].
-        to_masks: turns gradients by `variables` (NumPy) into dE/dm, float64 [n].
+        variables: what to differentiate: of every site its folded kernel, or its mask; then the biases, if any.
+        write: sets all sites to a vector, float64 [n + b]: the masks, then the biases.
+        to_vector: turns gradients by `variables` (NumPy) into one by that vector, float64 [n + b].
+        keep: `mask_kept` of the same model.
+        biases: float64 [b_i], one array a decomposed site whose bias is part of the vector: as it was learnt.
     """
 
     model: keras.Model
     variables: Sequence[Any]
     write: Callable[[Array], None]
-    to_masks: Callable[[Sequence[Array]], Array]
+    to_vector: Callable[[Sequence[Array]], Array]
+    keep: Callable[[Array, Array], "MaskedModel"]
+    biases: Sequence[Array] = ()
 
 
 def mask_model(model: keras.Model, sites: Sites, path: str = "folded") -> MaskedModel:
@@ -45,7 +50,58 @@ def mask_model(model: keras.Model, sites: Sites, path: str = "folded") -> Masked
         path: "folded" keeps the original layer and gives it the kernel W(m) = P diag(m) V^T, so that an evaluation
             costs what the original network costs; "factored" runs G, the masks and H in a row.
     """
-    return _folded(model, sites) if path == "folded" else _factored(model, sites)
+    if path == "folded":
+        return _folded(model, sites)
+    everything = np.ones(sites.layout.size, bool), np.zeros(len(sites.found), bool)
+    return mask_kept(model, sites, *everything, with_biases=False)
+
+
+def mask_kept(model: keras.Model, sites: Sites, kept: Array, whole: Array, with_biases: bool = True) -> MaskedModel:
+    """Make the loss a function of the kept terms' masks; an evaluation costs what the compressed network costs.
+
+    Args:
+        model: the original; it is not changed.
+        sites: its sites.
+        kept: which terms there are, bool [n], at least one a decomposed site; the masks of others have no influence.
+        whole: sites that stay as they are, bool [S], whatever their masks.
+        with_biases: whether it is one of the biases of the decomposed sites, too: of those that may be fitted anew.
+    """
+    parts = zip(sites.found, sites.layout.split(kept), whole, strict=True)
+    chosen = [(site, np.flatnonzero(keep)) for site, keep, stays in parts if not stays]
+    chains = {id(site.layer): _chain(site, len(terms)) for site, terms in chosen}
+    copy, _ = transform(model, lambda layer: chains.get(id(layer)))
+    for site, terms in chosen:
+        set_factors(chains[id(site.layer)][::2], site, terms)
+    masks = [chains[id(site.layer)][1].mask for site, _ in chosen]
+    fitted = [site for site, _ in chosen if with_biases and has_free_bias(site)]
+    biases = [keras.ops.convert_to_numpy(site.layer.bias).astype(float) for site in fitted]
+    variables = masks + [chains[id(site.layer)][2].bias for site in fitted]
+    count = len(kept) + sum(map(len, biases))
+    places = np.append(np.flatnonzero(kept & ~sites.layout.spread(whole)), np.arange(len(kept), count))
+    ends = np.cumsum([variable.shape[0] for variable in variables])[:-1]
+
+    def write(vector: Array) -> None:
+        for variable, part in zip(variables, np.split(vector[places], ends), strict=True):
+            variable.assign(part)
+
+    def to_vector(gradients: Sequence[Array]) -> Array:
+        gradient = np.zeros(count)
+        gradient[places] = np.concatenate(gradients)
+        return gradient
+
+    values = [variable.value for variable in variables]
+    return MaskedModel(copy, values, write, to_vector, partial(mask_kept, model, sites), biases)
+
+
+def has_free_bias(site: Site) -> bool:
+    """Whether a site has a bias that may be fitted anew: nobody froze it, or asked anything of its values."""
+    layer = site.layer
+    return bool(layer.use_bias and layer.trainable and layer.bias_constraint is None)
+
+
+def _chain(site: Site, rank: int) -> list[keras.layers.Layer]:
+    first, second = factor_layers(site, rank, [f"{site.layer.name}_{part}" for part in "gh"])
+    return [first, mask_layer(site, rank), second]
 
 
 def _folded(model: keras.Model, sites: Sites) -> MaskedModel:
@@ -57,34 +113,15 @@ def _folded(model: keras.Model, sites: Sites) -> MaskedModel:
         for kernel, decomposition, mask in zip(kernels, decompositions, sites.layout.split(masks), strict=True):
             kernel.assign(decomposition.fold(mask))
 
-    def to_masks(gradients: Sequence[Array]) -> Array:
+    def to_vector(gradients: Sequence[Array]) -> Array:
         return np.concatenate([d.project(g.astype(float)) for d, g in zip(decompositions, gradients, strict=True)])
 
-    return MaskedModel(copy, [kernel.value for kernel in kernels], write, to_masks)
+    return MaskedModel(copy, [kernel.value for kernel in kernels], write, to_vector, partial(mask_kept, model, sites))
 
 
-def _factored(model: keras.Model, sites: Sites) -> MaskedModel:
-    chains = {}
-    for site in sites.found:
-        first, second = factor_layers(
-            site, site.decomposition.full_rank, [f"{site.layer.name}_{part}" for part in "gh"]
-        )
-        chains[id(site.layer)] = (first, mask_layer(site), second)
-    copy, _ = transform(model, lambda layer: chains.get(id(layer)))
-    for site in sites.found:
-        set_factors(chains[id(site.layer)][::2], site, np.arange(site.decomposition.full_rank))
-    masks = [chains[id(site.layer)][1].mask for site in sites.found]
-
-    def write(vector: Array) -> None:
-        for mask, part in zip(masks, sites.layout.split(vector), strict=True):
-            mask.assign(part)
-
-    return MaskedModel(
-        copy, [mask.value for mask in masks], write, lambda gradients: np.concatenate(gradients).astype(float)
-    )
-
-
-def rebuild(model: keras.Model, sites: Sites, kept: Array, scale: Array, whole: Array) -> keras.Model:
+def rebuild(
+    model: keras.Model, sites: Sites, kept: Array, scale: Array, whole: Array, biases: Sequence[Array] | None = None
+) -> keras.Model:
     """The compressed network, of built-in layers only.
 
     Args:
@@ -93,6 +130,7 @@ def rebuild(model: keras.Model, sites: Sites, kept: Array, scale: Array, whole: 
         kept: which terms stay, bool [n], at least one a decomposed site.
         scale: their masks, P_j <- m_j P_j (paper, section 3), float64 [n].
         whole: sites that stay as they are, bool [S].
+        biases: as those of `mask_kept`; None leaves all as they are.
 
     Returns:
         a functional model in which every decomposed site is two layers, NAME_g and NAME_h.
@@ -108,6 +146,10 @@ def rebuild(model: keras.Model, sites: Sites, kept: Array, scale: Array, whole: 
     copy, _ = transform(model, lambda layer: pairs[id(layer)][0] if id(layer) in pairs else None)
     for pair in pairs.values():
         set_factors(*pair)
+    if biases is not None:
+        fitted = [second for (_, second), site, *_ in pairs.values() if has_free_bias(site)]
+        for layer, bias in zip(fitted, biases, strict=True):
+            layer.bias.assign(bias)
     return copy
 
 

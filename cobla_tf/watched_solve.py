@@ -38,7 +38,7 @@ def make_solver(
 
     def on_record(record: IterationRecord) -> None:
         log_iteration(record)
-        objective.stage = f"{record.phase}, {record.iteration} iterations done"
+        objective.tally.stage = f"{record.phase}, {record.iteration} iterations done"
         if events is not None:
             events.add(scalars(record, plan.sites.names))
 

@@ -49,7 +49,7 @@ class Settings:
     sample_fraction: float = _setting(0.05, "Share of the training images behind a gradient.", float)
     iterations: int = _setting(SolveConfig.iterations, "Most SQP iterations in a phase.", int)
     draws: int = _setting(SolveConfig.draws, "Feasible draws of the randomised rounding, best kept.", int)
-    refine_iterations: int = _setting(SolveConfig.refine_iterations, "Iterations that re-scale the kept terms.", int)
+    refine_iterations: int = _setting(SolveConfig.refine_iterations, "Iterations that refine the rounded network.", int)
     epochs: int = _setting(0, "Epochs of fine-tuning.", int)
     optimizer: str = _setting("yellowfin", "yellowfin, or any Keras optimiser by name.")
     learning_rate: float | None = _setting(None, "As for cobla_tf.main.", float)

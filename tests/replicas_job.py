@@ -59,7 +59,7 @@ def pieces(devices):
         "gradient": np.append(*objective.gradient(masks, sample)).tolist(),
         "fisher": objective.fisher(masks, sample).tolist(),
         "constant": objective.constant_loss(masks, sample),
-        "seen": objective.seen,
+        "seen": objective.tally.images,
         "history": [sorted(epoch.items()) for epoch in history],
         "weights": np.concatenate([weight.ravel() for weight in model.get_weights()]).tolist(),
         "evaluation": [judged.loss, judged.accuracy, judged.examples],

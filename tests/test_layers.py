@@ -91,7 +91,7 @@ def test_gradients_by_the_masks_are_central_differences(kind, shape, options, sc
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masked.variables)
             value = loss(masks)
-        gradient = masked.to_masks([part.numpy() for part in tape.gradient(value, masked.variables)])
+        gradient = masked.to_vector([part.numpy() for part in tape.gradient(value, masked.variables)])
         difference = float(loss(masks + 1e-6 * direction) - loss(masks - 1e-6 * direction)) / 2e-6
         assert gradient @ direction == pytest.approx(difference, rel=1e-6, abs=1e-8)
 

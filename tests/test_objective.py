@@ -52,6 +52,52 @@ def test_shared_and_nested_layers_have_right_gradients(path):
         assert gradient[index] == pytest.approx(difference / 2e-2, rel=2e-2, abs=2e-4)
 
 
+@pytest.mark.parametrize("path", ["folded", "factored"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_loss_and_gradient_of_the_kept_terms_alone_are_those_of_the_masked_network(scheme, path):
+    model = small_cnn()
+    sample = Sample(*images_and_labels(12))
+    sites = find_sites(model, scheme)
+    rng = np.random.default_rng(0)
+    kept = rng.random(sites.layout.size) < 0.3
+    whole = np.array([False, True, False])
+    kept[sites.layout.spread(whole)] = True
+    free = kept & ~sites.layout.spread(whole)
+    masks = np.where(free, rng.uniform(0.3, 2.0, len(kept)), kept)
+    masked = objective_of(model, sites, sample, path)
+    masked.gradient(masks, sample)
+    alone = masked.keep(kept, whole)
+    biases = np.concatenate(alone.biases)
+    for _ in range(2):  # other masks than the first are written, too
+        loss, gradient = masked.gradient(masks, sample)
+        found, alone_gradient = alone.gradient(np.append(masks, biases), sample)
+        assert found == pytest.approx(loss, rel=1e-5)
+        np.testing.assert_allclose(alone_gradient[: len(kept)][free], gradient[free], rtol=1e-3, atol=1e-5)
+        assert not alone_gradient[: len(kept)][~free].any()
+        masks = np.where(free, masks / 2, masks)
+    assert alone.tally.images == masked.tally.images == 5 * sample.size
+    vector = np.append(masks, biases)
+    assert alone.keep(kept, whole).value(vector, sample) == pytest.approx(alone.value(vector, sample), rel=1e-6)
+
+
+def test_kept_terms_come_with_the_biases_of_their_sites():
+    model = small_cnn()
+    sample = Sample(*images_and_labels(12))
+    sites = find_sites(model, "spatial")
+    kept, whole = np.ones(sites.layout.size, bool), np.array([False, True, False])
+    objective = objective_of(model, sites, sample, "folded")
+    assert not objective.biases
+    alone = objective.keep(kept, whole)
+    assert [len(bias) for bias in alone.biases] == [sites.found[i].layer.filters for i in (0, 2)]
+    vector = np.concatenate([kept, *alone.biases])
+    _, gradient = alone.gradient(vector, sample)
+    for index in (len(kept), len(vector) - 1):
+        up, down = vector.copy(), vector.copy()
+        up[index], down[index] = up[index] + 2e-3, down[index] - 2e-3
+        difference = alone.value(up, sample) - alone.value(down, sample)
+        assert gradient[index] == pytest.approx(difference / 4e-3, rel=2e-2, abs=2e-4)
+
+
 def test_gradient_does_not_depend_on_the_batch_size():
     model = small_cnn()
     sample = Sample(*images_and_labels(23))
@@ -132,6 +178,6 @@ def test_seen_counts_an_image_once_for_every_gradient():
     seen = []
     for ask in (objective.gradient, objective.value, objective.fisher, objective.constant_loss):
         ask(masks, sample)
-        seen.append(objective.seen)
+        seen.append(objective.tally.images)
     objective.values(masks, sample, 3)
-    assert [*seen, objective.seen] == [11, 11, 22, 22, 22]
+    assert [*seen, objective.tally.images] == [11, 11, 22, 22, 22]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cobla_tf import examples
 from cobla_tf.examples import Sample, Stream
 from cobla_tf.sampling import CURVATURE_IMAGES, GROUPS, JUDGES, SampledLoss
 
@@ -11,6 +12,9 @@ class Seen:
 
     def __init__(self):
         self.samples = []
+
+    def keep(self, kept, whole):
+        return "keep"
 
     def __getattr__(self, name):
         def evaluate(x, sample, *rest):
@@ -51,6 +55,31 @@ def test_judges_are_in_no_sample(growing, size, count):
         loss.renew(iteration)
     assert not drawn & judges
     assert drawn | judges <= set(range(size))
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 40), (0.5, 80), (0.01, 160)])
+def test_samples_of_the_kept_terms_grow_on_to_the_cost_of_those_of_all(share, count):
+    loss = sampled(numbered(400), 40)
+    for _ in range(2):
+        loss.renew(6)
+    alone = loss.keep(np.ones(1, bool), np.zeros(1, bool), share)
+    assert alone.objective == "keep"
+    assert sizes(alone, 15)[-1] == alone.count == count
+    assert (loss.sample.size, loss.count) == (40, 40)
+
+
+def test_samples_of_the_kept_terms_are_as_large_as_there_is_room_for(monkeypatch):
+    few = sampled(numbered(100), 60)
+    few = few.keep(np.ones(1, bool), np.zeros(1, bool), 0.1)
+    assert few.count == few.examples.size == 90
+    exact = sampled(numbered(100), 100)
+    exact = exact.keep(np.ones(1, bool), np.zeros(1, bool), 0.1)
+    assert (exact.count, exact.sample.size) == (100, 100)
+    stream = Stream(tf.data.Dataset.from_tensor_slices((np.zeros((100, 2), "float32"), np.arange(100))).batch(7), 100)
+    monkeypatch.setattr(examples, "SAMPLE_LIMIT", 8 * 50)
+    large = sampled(stream, 40)
+    large = large.keep(np.ones(1, bool), np.zeros(1, bool), 0.1)
+    assert large.count == 50
 
 
 def test_samples_grow_from_a_quarter_and_last_their_iterations():

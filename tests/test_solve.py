@@ -34,6 +34,10 @@ class Counted:
         self.images += sample.size
         return self.objective.fisher(masks, sample)
 
+    def keep(self, kept, whole):
+        self.objective = self.objective.keep(kept, whole)
+        return self
+
     def __getattr__(self, name):
         def evaluate(*arguments):
             self.losses += 1
@@ -109,7 +113,7 @@ def test_from_within_the_budgets_nothing_is_ever_above_them(network, start):
     assert "continuation" not in solution.status
     for record in solution.records:
         assert np.isfinite(record.judged)
-    rescaled = [tuple(record.budget_use.values()) for record in solution.records if record.phase == "re-scale"]
+    rescaled = [tuple(record.budget_use.values()) for record in solution.records if record.phase == "refine"]
     used = network[0].costs.used(solution.rounded.allocation) / solver.limits
     assert set(rescaled) == {tuple(used)}
 
@@ -132,7 +136,7 @@ def test_a_start_near_chance_is_taken_at_looser_budgets_and_comes_down(network, 
 @pytest.mark.parametrize("fraction", [0.4, 1.0])
 def test_records_count_every_evaluation(network, start, fraction):
     counted = Counted(network[1])
-    seen, found = counted.seen, []
+    seen, found = counted.tally.images, []
 
     def record(entry):
         found.append((counted.gradients, counted.losses, counted.images))
@@ -141,10 +145,10 @@ def test_records_count_every_evaluation(network, start, fraction):
     solver = solver_of((network[0], counted), 0.4, record=record, start=start, sample_fraction=fraction)
     solution = solver.run()
     assert len(found) == len(solution.records)
-    assert "re-scale" in solution.records[-1].phase
+    assert "refine" in solution.records[-1].phase
     assert counted.images >= CURVATURE_IMAGES
-    assert [entry.iteration for entry in solution.records if entry.phase != "re-scale"] == list(
-        range(1, 1 + sum(entry.phase != "re-scale" for entry in solution.records))
+    assert [entry.iteration for entry in solution.records if entry.phase != "refine"] == list(
+        range(1, 1 + sum(entry.phase != "refine" for entry in solution.records))
     )
 
 
@@ -195,7 +199,7 @@ def test_a_warm_start_is_done_without_a_gain_and_rescales_whole_samples_until_ro
     solver.run()
     assert [one.relaxation.loop.settings.patience for one in (cold, solver)] == [5, 1]
     assert solver.oracle.sample.size == solver.oracle.count
-    judged = [record.judged for record in solver.log.records if record.phase == "re-scale"]
+    judged = [record.judged for record in solver.log.records if record.phase == "refine"]
     assert min(judged[:-1], default=np.inf) > solver.relaxation.reached
 
 

@@ -87,7 +87,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_never_was(model
     whole = solved(model)
     needed = calls.done
     phases = {record.phase for record in whole.report.iterations}
-    assert {"continuation", "solve 1", "re-scale"} <= phases
+    assert {"continuation", "solve 1", "refine"} <= phases
     attempts, step = 0, 7
     while True:
         calls.done, calls.most = 0, step
@@ -392,6 +392,6 @@ def test_tensorboard_gets_every_iteration_once(model, tmp_path):
     for event, tags, record in zip(records[1:], shown, report.iterations, strict=True):
         assert tags["loss/on the sample"] == pytest.approx(record.loss, rel=1e-6)
         assert tags["budget used/macs"] == pytest.approx(record.budget_use["macs"], rel=1e-6)
-        assert ("price/params" in tags) == ("rank/conv1" in tags) == (record.phase != "re-scale")
+        assert ("price/params" in tags) == ("rank/conv1" in tags) == (record.phase != "refine")
         assert ("loss/on images that no gradient sees" in tags) == np.isfinite(record.judged)
         assert event.step == records.index(event)

@@ -40,6 +40,16 @@ class CompactBFGS:
         self._changes.clear()
         self._form = None
 
+    def widened(self, diagonal: Array) -> "CompactBFGS":
+        """A copy for more variables, of which the pairs know nothing.
+
+        Args:
+            diagonal: theirs, float64 [m], positive.
+        """
+        rest = np.zeros(len(diagonal))
+        steps, changes = ([np.append(one, rest) for one in all_] for all_ in (self._steps, self._changes))
+        return CompactBFGS(np.append(self.diagonal, diagonal), self.memory, steps, changes)
+
     def stiffen(self, factor: float) -> None:
         """Multiply D: the curvature outside the span of the pairs was underestimated."""
         self.diagonal = self.diagonal * factor

@@ -13,6 +13,12 @@ CURVATURE_FLOOR = 0.1
 """Of the mean measured curvature, what is added to each: most terms show next to none on their own."""
 
 
+def raised(measured: Array, moving: Array) -> Array | None:
+    """A measured diagonal [n] with a floor from the variables that can move, bool [n]; None where it tells nothing."""
+    floor = CURVATURE_FLOOR * float(np.mean(measured[moving]))
+    return measured + floor if np.isfinite(measured).all() and floor > 0 else None
+
+
 def first_diagonal(
     x: Array,
     gradient: Array,
@@ -30,10 +36,9 @@ def first_diagonal(
     """
     moving = constraints.lower < constraints.upper
     if curvature is not None:
-        measured = curvature(x)
-        floor = CURVATURE_FLOOR * float(np.mean(measured[moving]))
-        if np.isfinite(measured).all() and floor > 0:
-            return measured + floor
+        measured = raised(curvature(x), moving)
+        if measured is not None:
+            return measured
         logging.warning("the curvature measured is not finite or zero; a multiple of the identity is used")
     sizes = constraints.sizes(x)
     pull = float(np.sqrt(np.mean((gradient * sizes)[moving] ** 2))) if moving.any() else 0.0

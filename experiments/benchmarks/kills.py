@@ -20,7 +20,7 @@ _FLAGS = flags.DEFINE_string("flags", "", "Flags of the run, separated by blanks
 _CHANCE = flags.DEFINE_integer("chance", 0, "Seed of the moments.")
 SAME = ("sites", "budgets", "evaluations", "fine_tuning", "status")
 """Fields of the report that must not differ."""
-STAGES = ("training", "the trained network", "original", "solve", "rounding", "re-scale", "compressed", "fine-tuned")
+STAGES = ("training", "the trained network", "original", "solve", "rounding", "refine", "compressed", "fine-tuned")
 """How messages of the log begin that tell how far a run is."""
 
 
