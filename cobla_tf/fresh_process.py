@@ -6,11 +6,17 @@ import sys
 import textwrap
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess:
-    """Run Python with these arguments, without GPUs and without TensorFlow's own lines, to its end."""
+def run_python(*arguments: str, seconds: float | None = None) -> subprocess.CompletedProcess:
+    """Run Python with these arguments, without GPUs and without TensorFlow's own lines, to its end.
+
+    Raises:
+        subprocess.TimeoutExpired: it was ended, having taken longer than this.
+    """
     plain = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=plain, capture_output=True, text=True, errors="replace", check=False)
+    return subprocess.run(
+        command, env=plain, capture_output=True, text=True, errors="replace", check=False, timeout=seconds
+    )
 
 
 def last_words(done: subprocess.CompletedProcess) -> str:

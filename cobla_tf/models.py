@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from absl import logging
 
 from cobla_tf.errors import ModelError, first_line
+from cobla_tf.hdf5 import why_unreadable
 from cobla_tf.squeezenet import conv, squeezenet
 
 if TYPE_CHECKING:
     import keras
 
-MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+MODEL_SUFFIXES = (".keras", *HDF5_SUFFIXES)
 
 
 def digits_cnn() -> "keras.Model":
@@ -113,6 +115,7 @@ def load_model(model: str, weights: str | None = None, *, will_train: bool = Fal
 
 def _read_model(path: str) -> "keras.Model":
     _check_model_path(path)
+    _check_hdf5("Model file", path)
     try:
         return _deserialise(path)
     except Exception as error:  # Keras raises at least six kinds here, by file format and by what is wrong
@@ -143,6 +146,11 @@ def _check_model_path(path: str) -> None:
         raise ModelError(f"Model file {path!r} must end in one of {', '.join(MODEL_SUFFIXES)}: save it as .keras.")
 
 
+def _check_hdf5(what: str, path: str) -> None:
+    if path.endswith(HDF5_SUFFIXES) and (why := why_unreadable(path)):
+        raise ModelError(f"{what} {path!r} cannot be read, fetch or save it again: {why}")
+
+
 def _reading_failure(path: str, error: Exception) -> str:
     custom = re.search(r"(?:Could not locate class|Unknown layer:) '(\w+)'", str(error))
     if custom:
@@ -157,6 +165,7 @@ def _read_weights(model: "keras.Model", name: str, path: str) -> None:
         raise ModelError(f"Weights file {path!r} does not exist: check the path.")
     if not path.endswith(MODEL_SUFFIXES):
         raise ModelError(f"Weights file {path!r} must end in .weights.h5, .h5 or .keras.")
+    _check_hdf5("Weights file", path)
     try:
         model.load_weights(path)
     except Exception as error:  # by file format ValueError, OSError, KeyError, BadZipFile

@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.errors import ModelError, first_line
+from cobla_tf.hdf5 import why_unreadable
 
 if TYPE_CHECKING:
     import keras
@@ -53,7 +54,7 @@ def read_hdf5(path: Path) -> dict[str, np.ndarray]:
     """All data sets of an HDF5 file by their path in it.
 
     Raises:
-        ModelError: a file that is missing or not HDF5.
+        ModelError: a file that is missing, not HDF5, or damaged.
     """
     import h5py
 
@@ -63,6 +64,9 @@ def read_hdf5(path: Path) -> dict[str, np.ndarray]:
         if isinstance(item, h5py.Dataset):
             arrays[name] = np.asarray(item[()])  # a text or a single number is no array yet
 
+    why = why_unreadable(path) if path.is_file() else "there is no such file"
+    if why:
+        raise ModelError(f"The source must be an HDF5 file, but {path} cannot be read: {why}")
     try:
         with h5py.File(path, "r") as file:
             file.visititems(keep)
