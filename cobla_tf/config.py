@@ -89,7 +89,8 @@ class SolveConfig:
     iterations: int = 20
     """Most SQP iterations in one phase."""
     curvature: str = "fisher"
-    """The first Hessian: 'fisher' measures its diagonal, 'identity' guesses a multiple of the identity."""
+    """The first Hessian of the masks: 'fisher' measures its diagonal, 'identity' guesses a multiple of the identity.
+    That of the biases is always measured: their units differ from layer to layer."""
     gradient: str = "folded"
     """'folded' runs the original convolution with the kernel P diag(m) V^T, 'factored' the two factors."""
     start: str = "pos_cvx"

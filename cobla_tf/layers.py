@@ -82,7 +82,7 @@ class Mask(keras.layers.Layer):
         return inputs * keras.ops.reshape(keras.ops.tile(self.mask, self.groups), shape)
 
 
-def mask_layer(site: Site, rank: int) -> Mask:
+def mask_layer(site: Site, rank: int, name: str) -> Mask:
     """The mask between both factors of a site."""
     axis = 1 if channels_first(site.layer) else -1
-    return Mask(rank, site.decomposition.form.groups, axis, dtype=site.layer.dtype_policy)
+    return Mask(rank, site.decomposition.form.groups, axis, name=name, dtype=site.layer.dtype_policy)

@@ -91,7 +91,7 @@ class Objective:
 
     @_computed
     def value(self, masks: Array, sample: Sample) -> float:
-        """E(m) on a sample, for masks float64 [n]."""
+        """E(m) on a sample, for masks float64 [n], here and below followed by `biases` after `keep`."""
         self._masked.write(masks)
         return float(self._devices.total(self._mean(self._loss_step, sample)))
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from absl import logging
 
 from cobla_tf.layout import Layout
 from cobla_tf.rounding import LEAST_SCALE, Rounded
@@ -87,5 +88,7 @@ class Refinement:
         found = []
         for part in np.split(self._measured, self._ends)[1:]:
             diagonal = raised(part, np.ones(len(part), bool))
+            if diagonal is None:
+                logging.warning("refining: %d biases stay, their curvature is not finite or zero", len(part))
             found.append(np.full(len(part), np.nan) if diagonal is None else np.sqrt(len(part)) * diagonal)
         return np.concatenate(found)

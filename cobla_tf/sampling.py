@@ -68,14 +68,16 @@ class SampledLoss:
         return True
 
     def keep(self, kept: Array, whole: Array, share: float) -> "SampledLoss":
-        """The same of the kept terms alone, as `Objective.keep`, in samples that grow further.
+        """The same of the kept terms alone, as `Objective.keep`, in samples that grow further where they grow at all.
 
         Args:
             kept, whole: see there.
-            share: of the original's cost; a gradient on 1 / `share` times as many images costs what one did before.
+            share: of the sites' MACs; a gradient on 1 / `share` times as many images takes no more of them than before.
         """
         alone = copy(self)
         alone.objective = self.objective.keep(kept, whole)
+        if not self._grows:
+            return alone
         more = round(self.count * min(1 / share, MOST_IMAGES))
         alone.count = max(self.count, min(more, self.examples.most_drawn))
         return alone

@@ -46,6 +46,7 @@ class Solver:
     Attributes:
         objective, examples: the loss and the training images.
         sigmas, costs, limits: the sites, their costs in the budgeted resources, and the finite limits on these.
+        macs: their MACs, with a budget or without.
         config: the user's choices.
         qp_solver: a resolved back end.
         rng: the one source of chance.
@@ -59,6 +60,7 @@ class Solver:
     sigmas: list[Array]
     costs: CostTable
     limits: Array
+    macs: CostTable
     config: SolveConfig
     qp_solver: str
     rng: np.random.Generator
@@ -163,7 +165,7 @@ class Solver:
         if self.warm:
             self.oracle.fill()
         before, cost = self.relaxation, self.costs.used(rounded.allocation)
-        share = (cost / self.costs.totals()).max()
+        share = float(self.macs.used(rounded.allocation)[0] / self.macs.totals()[0])
         oracle = self.oracle.keep(rounded.kept, rounded.allocation.whole, share)
         refinement = Refinement(rounded, oracle, self.layout)
         self.log.leave(before.loop.evaluations)

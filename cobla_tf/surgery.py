@@ -26,7 +26,7 @@ class MaskedModel:
 
     Attributes:
         model: functional; run it with training=False.
-        variables: what to differentiate: of every site its folded kernel, or its mask; then the biases, if any.
+        variables: what to differentiate: folded kernels, one a site; or the masks of the decomposed sites, then biases.
         write: sets all sites to a vector, float64 [n + b]: the masks, then the biases.
         to_vector: turns gradients by `variables` (NumPy) into one by that vector, float64 [n + b].
         keep: `mask_kept` of the same model.
@@ -68,7 +68,8 @@ def mask_kept(model: keras.Model, sites: Sites, kept: Array, whole: Array, with_
     """
     parts = zip(sites.found, sites.layout.split(kept), whole, strict=True)
     chosen = [(site, np.flatnonzero(keep)) for site, keep, stays in parts if not stays]
-    chains = {id(site.layer): _chain(site, len(terms)) for site, terms in chosen}
+    taken = _names(model)
+    chains = {id(site.layer): _chain(site, len(terms), taken) for site, terms in chosen}
     copy, _ = transform(model, lambda layer: chains.get(id(layer)))
     for site, terms in chosen:
         set_factors(chains[id(site.layer)][::2], site, terms)
@@ -99,9 +100,10 @@ def has_free_bias(site: Site) -> bool:
     return bool(layer.use_bias and layer.trainable and layer.bias_constraint is None)
 
 
-def _chain(site: Site, rank: int) -> list[keras.layers.Layer]:
-    first, second = factor_layers(site, rank, [f"{site.layer.name}_{part}" for part in "gh"])
-    return [first, mask_layer(site, rank), second]
+def _chain(site: Site, rank: int, taken: set[str]) -> list[keras.layers.Layer]:
+    G, mask, H = (_free_name(f"{site.layer.name}_{part}", taken) for part in ("g", "mask", "h"))
+    first, second = factor_layers(site, rank, [G, H])
+    return [first, mask_layer(site, rank, mask), second]
 
 
 def _folded(model: keras.Model, sites: Sites) -> MaskedModel:
@@ -135,7 +137,7 @@ def rebuild(
     Returns:
         a functional model in which every decomposed site is two layers, NAME_g and NAME_h.
     """
-    taken = {name for path, _ in leaf_layers(model) for name in path.split("/")}
+    taken = _names(model)
     parts = zip(sites.found, sites.layout.split(kept), sites.layout.split(scale), whole, strict=True)
     pairs: dict[int, tuple[list[keras.layers.Layer], Site, Array, Array]] = {}
     for site, keep, factor, stays in parts:
@@ -151,6 +153,10 @@ def rebuild(
         for layer, bias in zip(fitted, biases, strict=True):
             layer.bias.assign(bias)
     return copy
+
+
+def _names(model: keras.Model) -> set[str]:
+    return {name for path, _ in leaf_layers(model) for name in path.split("/")}
 
 
 def _free_name(name: str, taken: set[str]) -> str:

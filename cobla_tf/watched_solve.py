@@ -48,6 +48,7 @@ def make_solver(
         sigmas=plan.sites.sigmas,
         costs=plan.costs.take(budgeted),
         limits=plan.limits[budgeted],
+        macs=plan.costs.take(np.array(plan.costs.resources) == "macs"),
         config=config.solve,
         qp_solver=plan.qp_solver,
         rng=np.random.default_rng(config.seed),

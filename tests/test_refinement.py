@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from networks import images_and_labels, small_cnn
 
+import cobla_tf
 from cobla_tf.costs import Allocation
 from cobla_tf.examples import Sample
 from cobla_tf.losses import resolve_loss
@@ -71,6 +72,33 @@ def test_biases_that_are_not_ours_to_fit_stay(change):
     rebuilt = rebuild(model, sites, rounded.kept, rounded.scale, WHOLE, rounded.biases)
     np.testing.assert_array_equal(rebuilt.get_layer("conv1_h").bias, layer.bias)
     np.testing.assert_allclose(rebuilt.get_layer("block").get_layer("conv_h").bias, last.bias.numpy() + 1)
+
+
+def test_names_in_use_are_left_to_their_layers():
+    images = keras.Input((10, 10, 2))
+    x = images
+    for name in ("conv1", "conv2", "conv3"):
+        x = keras.layers.Conv2D(8, 3, padding="same", name=name)(x)
+        x = keras.layers.Activation("relu", name={"conv1": "conv1_g", "conv2": "conv3_mask", "conv3": "mask"}[name])(x)
+    model = keras.Model(images, keras.layers.Dense(3, name="conv3_h")(keras.layers.GlobalAveragePooling2D()(x)))
+    refinement, _, objective = refinement_of(model)
+    start = refinement.start
+    assert refinement.oracle.value(start) == pytest.approx(objective.value(refinement.rounded.scale, SAMPLE), rel=1e-5)
+
+
+def test_compress_delivers_what_was_fitted():
+    model = small_cnn()
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    solve = cobla_tf.SolveConfig(sample_fraction=1.0, iterations=2, refine_iterations=2, precision="float32")
+    data = SAMPLE.images, SAMPLE.labels
+    result = cobla_tf.compress(
+        model, data, macs=0.5, params=0.5, validation=data, exclude=["block*"], config=cobla_tf.Config(solve=solve)
+    )
+    last = result.report.iterations[-1]
+    assert last.phase == "refine"
+    assert result.report.evaluations["compressed"].loss == pytest.approx(last.loss, rel=1e-4)
+    assert np.abs(result.model.get_layer("shared_h").bias).max() > 0
+    np.testing.assert_array_equal(result.model.get_layer("logits").bias, model.get_layer("logits").bias)
 
 
 def test_a_network_without_biases_has_its_scale_alone():

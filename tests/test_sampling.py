@@ -68,6 +68,12 @@ def test_samples_of_the_kept_terms_grow_on_to_the_cost_of_those_of_all(share, co
     assert (loss.sample.size, loss.count) == (40, 40)
 
 
+@pytest.mark.parametrize("options", [{"growing": False}, {"renew_every": 0}])
+def test_samples_that_do_not_grow_stay_as_they_are_for_the_kept_terms(options):
+    alone = sampled(numbered(400), 40, **options).keep(np.ones(1, bool), np.zeros(1, bool), 0.1)
+    assert set(sizes(alone, 15)) == {40}
+
+
 def test_samples_of_the_kept_terms_are_as_large_as_there_is_room_for(monkeypatch):
     few = sampled(numbered(100), 60)
     few = few.keep(np.ones(1, bool), np.zeros(1, bool), 0.1)

@@ -64,6 +64,7 @@ def solver_of(network, share, warm=None, record=lambda entry: None, **options):
         sigmas=sites.sigmas,
         costs=sites.costs,
         limits=np.floor(share * sites.costs.totals()),
+        macs=sites.costs.take(np.array([True, False])),
         config=dataclasses.replace(QUICK, **options),
         qp_solver="structured",
         rng=np.random.default_rng(0),
@@ -113,9 +114,9 @@ def test_from_within_the_budgets_nothing_is_ever_above_them(network, start):
     assert "continuation" not in solution.status
     for record in solution.records:
         assert np.isfinite(record.judged)
-    rescaled = [tuple(record.budget_use.values()) for record in solution.records if record.phase == "refine"]
+    refined = [tuple(record.budget_use.values()) for record in solution.records if record.phase == "refine"]
     used = network[0].costs.used(solution.rounded.allocation) / solver.limits
-    assert set(rescaled) == {tuple(used)}
+    assert set(refined) == {tuple(used)}
 
 
 def test_a_start_near_chance_is_taken_at_looser_budgets_and_comes_down(network, monkeypatch):
@@ -193,7 +194,7 @@ def test_a_warm_start_meets_other_budgets_and_pays(network, share):
     np.testing.assert_array_equal(warm.bfgs.diagonal, diagonal)
 
 
-def test_a_warm_start_is_done_without_a_gain_and_rescales_whole_samples_until_rounding_is_made_up_for(network):
+def test_a_warm_start_is_done_without_a_gain_and_refines_until_rounding_is_made_up_for(network):
     cold = solver_of(network, 0.5, iterations=2)
     solver = solver_of(network, 0.4, cold.run().warm, renew_every=5, refine_iterations=8)
     solver.run()
