@@ -41,11 +41,6 @@ class Sample:
         """N."""
         return len(parts_of(self.images)[0])
 
-    @property
-    def most_drawn(self) -> int:
-        """The largest sample that there is."""
-        return self.size
-
     @cached_property
     def digest(self) -> bytes:
         """What stands for all images and labels; taken once, about a second a GiB."""
