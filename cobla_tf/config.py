@@ -97,7 +97,7 @@ class SolveConfig:
     """Where the SQP starts: a feasible heuristic's masks, or 'ones', which are over the budgets."""
     continuation: bool = True
     """Come down notch by notch from a start that is over the budgets, not by one step; where a heuristic's start within
-    them is near chance, begin at looser ones."""
+    them is near chance, begin at looser ones. Where rounding would lose much, what it drops fades out likewise."""
     stop_at_original: bool = True
     """Ask for no less loss than the original's, on images that no gradient sees: below it is where overfitting is."""
     band: bool = False

@@ -1,4 +1,4 @@
-"""Coming down to a tight budget notch by notch: a homotopy whose criterion for the next notch is the model of the loss.
+"""Coming down to where less is allowed notch by notch: a homotopy that the model of the loss leads.
 
 At a tight budget the first full step from a heuristic lands where the network gives the same output for every image,
 and no gradient leads out of there. A looser budget is solved easily, and from one budget's masks and Hessian the loss
@@ -19,7 +19,7 @@ Array = np.ndarray
 FIRST_FACTOR = 0.85
 """From a budget to the next one, for the resource that has furthest to go."""
 GROWTH = 1.25
-"""Of the notch, in the logarithm of the budget, after one that was taken."""
+"""Of the notch after one that was taken."""
 LEAST_NOTCH = 1 / 64
 """Of the first notch: below it the rest of the way is one step, since the model has ceased to tell anything."""
 MOST_TRIALS = 40
@@ -37,21 +37,25 @@ def budget_between(used: Array, limits: Array, level: float) -> Array:
     return np.maximum(limits, used ** (1 - level) * limits**level)
 
 
+def first_notch(used: Array, limits: Array) -> float:
+    """The first notch to try between such budgets, of which one is broken."""
+    return float(min(-np.log(FIRST_FACTOR) / np.log(np.max(used / limits)), 1.0))
+
+
 @dataclass(frozen=True)
 class Continuation:
     """The way down.
 
     Attributes:
         loop: stands at masks that break the target; it ends where they meet it.
-        constraints_at: the constraints for limits [R].
-        used, limits: cost of the loop's masks, and the target, float64 [R].
+        constraints_at: the constraints at a level: 0 allows the loop's masks, 1 is the target.
+        first: notch to try, in (0, 1].
         constant_loss: loss of a network whose output does not depend on the image.
     """
 
     loop: SQP
-    constraints_at: Callable[[Array], Constraints]
-    used: Array
-    limits: Array
+    constraints_at: Callable[[float], Constraints]
+    first: float
     constant_loss: float
 
     def run(self) -> str:
@@ -60,27 +64,23 @@ class Continuation:
         Raises:
             SolverError: a quadratic program cannot be solved, even without BFGS pairs.
         """
-        first = min(-np.log(FIRST_FACTOR) / np.log(np.max(self.used / self.limits)), 1.0)
-        level, notch, taken, refused = 0.0, first, 0, 0
+        level, notch, taken, refused = 0.0, self.first, 0, 0
         judge = self.loop.evaluations.judge
         self.loop.use_judge(None)  # points on the way are no answers
-        self.loop.move_rows(self._at(0.0))
+        self.loop.move_rows(self.constraints_at(0.0))
         self.loop.run(1)  # a line search first: it tells how far the measured curvature can be trusted
-        while level < 1.0 and notch > LEAST_NOTCH * first and taken + refused < MOST_TRIALS:
+        while level < 1.0 and notch > LEAST_NOTCH * self.first and taken + refused < MOST_TRIALS:
             target = min(level + notch, 1.0)
-            if self.loop.tighten(self._at(target), self._allowed):
+            if self.loop.tighten(self.constraints_at(target), self._allowed):
                 level, notch, taken = target, notch * GROWTH, taken + 1
                 self.loop.run(1)
             else:
                 notch, refused = notch / 2, refused + 1
         if level < 1.0:
             logging.warning("continuation: the loss leaps at the last notches; the rest of the way is one step")
-            self.loop.move_rows(self._at(1.0))
+            self.loop.move_rows(self.constraints_at(1.0))
         self.loop.use_judge(judge)
         return f"{taken} notches taken, {refused} refused{', the rest in one step' if level < 1.0 else ''}"
-
-    def _at(self, level: float) -> Constraints:
-        return self.constraints_at(budget_between(self.used, self.limits, level))
 
     def _allowed(self, predicted: float) -> float:
         """Increase that a notch may cost; any is allowed where the loss is that of a constant output already."""

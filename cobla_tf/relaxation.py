@@ -1,14 +1,15 @@
 """Masks between 0 and 1 within the budgets, of least loss (Eq. 8), in the paper's two steps."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from absl import logging
 
-from cobla_tf.continuation import Continuation
+from cobla_tf.continuation import Continuation, budget_between, first_notch
 from cobla_tf.errors import SolverError
 from cobla_tf.region import Region
 from cobla_tf.solve_log import SolveLog
+from cobla_tf.sqp.constraints import Constraints
 from cobla_tf.sqp.loop import SQP
 from cobla_tf.start import Start
 
@@ -27,7 +28,6 @@ class Relaxation:
         start: knows the loss of an output that does not depend on the image.
         continuation: whether masks that break the budgets come down to them notch by notch, or else in one step.
         warm: whether the masks are another solve's.
-        reached: the loss that the best masks within the budgets are compared by; -inf while there are none.
     """
 
     loop: SQP
@@ -37,7 +37,6 @@ class Relaxation:
     start: Start
     continuation: bool
     warm: bool
-    reached: float = field(default=-np.inf, init=False)
 
     def run(self, masks: Array, whole: Array) -> tuple[Array, Array]:
         """From masks [n] and whole sites [S] to those of least loss.
@@ -74,17 +73,18 @@ class Relaxation:
         if self.warm and self.start.oracle.fill():  # so near the optimum, a small sample has no gain to show
             loop.at.refresh()
         result = loop.run()
-        self.reached = loop.at.incumbent.loss if loop.at.incumbent else -np.inf
         self.log.tell(phase, result.status)
         return result.x
 
     def _come_down(self, whole: Array) -> None:
         self._enter("continuation", whole)
         loop, region = self.loop, self.region
-        used = region.used(loop.at.x, whole)
-        way = Continuation(
-            loop, lambda limits: region.constraints(limits, whole), used, self.limits, self.start.constant_loss
-        )
+        used, limits = region.used(loop.at.x, whole), self.limits
+
+        def constraints_at(level: float) -> Constraints:
+            return region.constraints(budget_between(used, limits, level), whole)
+
+        way = Continuation(loop, constraints_at, first_notch(used, limits), self.start.constant_loss)
         self.log.tell("continuation", way.run())
 
     def _enter(self, phase: str, whole: Array) -> None:

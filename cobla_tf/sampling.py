@@ -20,7 +20,8 @@ GROWTH = 2
 """Factor from one sample's size to the next, up to the whole one."""
 FIRST_SHARE = 1 / 4
 """Of a whole sample, the size of a growing one's first."""
-
+FILLED = 1 / 2
+"""Of a whole sample, what a solve from another's solution begins with within the budgets."""
 MOST_IMAGES = 4
 """Factor from the largest sample of all terms to that of the kept ones alone."""
 
@@ -61,10 +62,11 @@ class SampledLoss:
         self.sample = self.examples.draw(self._least if self._grows else self.count, self.rng)
 
     def fill(self) -> bool:
-        """Draw a whole sample if the present one has not grown to it yet; True if so."""
-        if self.sample.size >= self.count:
+        """Draw half of a whole sample if the present one has not grown to it yet; True if so."""
+        enough = max(1, round(self.count * FILLED))
+        if self.sample.size >= enough:
             return False
-        self.sample = self.examples.draw(self.count, self.rng)
+        self.sample = self.examples.draw(enough, self.rng)
         return True
 
     def keep(self, kept: Array, whole: Array, share: float) -> "SampledLoss":

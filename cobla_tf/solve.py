@@ -10,9 +10,11 @@ from absl import logging
 
 from cobla_tf.band import Band, heuristic_band, open_band
 from cobla_tf.config import SolveConfig
+from cobla_tf.contest import Contest
 from cobla_tf.costs import CostTable
 from cobla_tf.errors import SolverError
 from cobla_tf.examples import Examples
+from cobla_tf.fading import fade
 from cobla_tf.layout import Layout
 from cobla_tf.objective import Objective
 from cobla_tf.qp import solve as solve_qp
@@ -34,9 +36,10 @@ Array = np.ndarray
 
 TOLERANCE = 1e-3
 """Of the loss, a predicted decrease that is not worth another gradient."""
-WARM_PATIENCE = 1
-"""Iterations without a gain beyond the noise after which a solve from another's solution stops: it begins near the
-optimum and with a Hessian that has been learnt, so that a first step without a gain is not followed by better ones."""
+WARM_PATIENCE, WARM_REFINING = 1, 2
+"""Iterations without a gain beyond the noise after which a solve from another's solution, and its refining, stop: it
+begins near the optimum and with a Hessian that has been learnt, so that steps without a gain are not followed by better
+ones."""
 
 
 @dataclass
@@ -118,12 +121,14 @@ class Solver:
             return heuristic_band(self.sigmas, self.costs, self.limits, self.start.masks)
         return open_band(self.layout)
 
-    def _loop(self, oracle: SampledLoss, constraints: Constraints, **stops: float) -> SQP:
-        settings = {"tolerance": TOLERANCE, "target": self.target, **stops}
+    def _loop(self, oracle: SampledLoss, constraints: Constraints, **stops: int) -> SQP:
+        settings = SQPSettings(
+            self.config.iterations, self.config.memory, tolerance=TOLERANCE, target=self.target, **stops
+        )
         return SQP(
             evaluations=Evaluations(oracle, oracle.judge if oracle.judges else None),
             constraints=constraints,
-            settings=SQPSettings(self.config.iterations, self.config.memory, **settings),
+            settings=settings,
             solve_qp=lambda program: solve_qp(program, self.qp_solver),
             on_iteration=self.log.add,
             curvature=oracle.curvature if self.config.curvature == "fisher" else None,
@@ -131,47 +136,64 @@ class Solver:
         )
 
     def _round(self, masks: Array, whole: Array) -> Rounded:
-        """The best of several roundings by the loss on one sample that all of them share."""
+        """The best of several roundings by the loss on one sample that all of them share, if need be after a fade."""
         drawn: dict[bytes, Rounded] = {}
         for _ in range(self.config.draws):
             rounded = round_masks(masks, whole, self.sigmas, self.costs, self.limits, self.rng)
             drawn.setdefault(rounded.kept.tobytes(), rounded)
         candidates = {f"draw {i + 1}": rounded for i, rounded in enumerate(drawn.values())}
-        if self.config.rounding == "model":
+        if self.config.rounding == "model" and not whole.all():
             candidates |= self._by_model(masks)
-        if len(candidates) == 1:
-            return next(iter(candidates.values()))
-        judges = self.oracle.judges or self.oracle.sample
-        self.log.values += len(candidates)
-        losses = {name: self.objective.value(rounded.scale, judges) for name, rounded in candidates.items()}
-        best = min(losses, key=lambda name: np.nan_to_num(losses[name], nan=np.inf))
-        logging.info("rounding: %s", ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+        contest = Contest(masks, self._compared, self.start.constant_loss)
+        best, lost = contest.winner(candidates)
         self.log.tell("rounding", best)
-        return candidates[best]
+        rounded = candidates[best]
+        if not lost or not self.config.continuation:
+            return rounded
+        faded = self._fade(masks, rounded)
+        return min((faded, rounded), key=lambda one: np.nan_to_num(self._compared(one.scale), nan=np.inf))
+
+    def _compared(self, masks: Array) -> float:
+        self.log.values += 1
+        return self.objective.value(masks, self.oracle.judges or self.oracle.sample)
 
     def _by_model(self, masks: Array) -> dict[str, Rounded]:
-        self.log.gradients += 1
-        (_, gradient), curvature = self.oracle.gradient(masks), self.oracle.curvature(masks)
-        if not np.isfinite([gradient, curvature]).all():
+        try:
+            self.relaxation.loop.return_to(masks)
+        except SolverError:
+            gradient = np.array(np.nan)
+        else:
+            gradient = self.relaxation.loop.at.gradient
+        curvature = self.oracle.curvature(masks)
+        if not (np.isfinite(gradient).all() and np.isfinite(curvature).all()):
             logging.warning("rounding: no integer program, the gradient or the curvature is not finite")
             return {}
         rounded = round_by_model(masks, gradient, curvature, self.sigmas, self.costs, self.limits)
         return {"integer program": rounded}
 
+    def _fade(self, masks: Array, rounded: Rounded) -> Rounded:
+        cost = self.costs.used(rounded.allocation)
+        self.log.enter("fade", lambda _: cost)
+        try:
+            faded, sentence = fade(self.relaxation.loop, masks, rounded, self.layout, self.start.constant_loss)
+        except SolverError as error:
+            self.log.tell("fading", f"left out: {error}")
+            return rounded
+        self.log.tell("fading", sentence)
+        return faded
+
     def _refine(self, rounded: Rounded) -> Rounded:
         """Fit the scale of what is kept, and the biases, to the loss: it costs nothing, so no row is left."""
         if not self.config.refine_iterations or rounded.allocation.whole.all():
             return rounded
-        if self.warm:
-            self.oracle.fill()
         before, cost = self.relaxation, self.costs.used(rounded.allocation)
         share = float(self.macs.used(rounded.allocation)[0] / self.macs.totals()[0])
         oracle = self.oracle.keep(rounded.kept, rounded.allocation.whole, share)
         refinement = Refinement(rounded, oracle, self.layout)
         self.log.leave(before.loop.evaluations)
         self.log.enter("refine", lambda _: cost)
-        target = max(self.target, before.reached) if self.warm else self.target  # what rounding has lost is regained
-        loop = self._loop(oracle, refinement.constraints, target=target)
+        stops = {"patience": WARM_REFINING} if self.warm else {}
+        loop = self._loop(oracle, refinement.constraints, **stops)
         loop.bfgs = refinement.hessian(before.loop.bfgs, self.config.memory)
         try:
             loop.begin(refinement.start)

@@ -47,7 +47,7 @@ class SolveLog:
         Args:
             phase: its name.
             used: cost [R] of an iterate [n].
-            ranks: sums [S] of an iterate's masks; None where the ranks are fixed.
+            ranks: sums [S] of an iterate's masks; None where the ranks are fixed and the rows are no budgets.
         """
         self.phase, self._used, self._ranks = phase, used, ranks
 
@@ -61,7 +61,7 @@ class SolveLog:
 
     def add(self, step: Iteration) -> None:
         """Record an iteration of the present phase."""
-        shares = self._used(step.x) / self.limits
+        shares, prices = self._used(step.x) / self.limits, step.qp.row_multipliers / 100
         record = IterationRecord(
             phase=self.phase,
             iteration=step.number,
@@ -75,7 +75,7 @@ class SolveLog:
             values=self.start.values + self.values + step.values,
             images=self.objective.tally.images,
             qp_residual=step.qp.residual,
-            prices=dict(zip(self.resources, (step.qp.row_multipliers / 100).tolist(), strict=False)),
+            prices={} if self._ranks is None else dict(zip(self.resources, prices.tolist(), strict=True)),
             ranks=() if self._ranks is None else tuple(self._ranks(step.x).tolist()),
         )
         self.records.append(record)

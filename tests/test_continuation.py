@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cobla_tf.continuation import FIRST_FACTOR, GROWTH, LEAST_NOTCH, Continuation, budget_between
+from cobla_tf.continuation import FIRST_FACTOR, GROWTH, LEAST_NOTCH, Continuation, budget_between, first_notch
 from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
 from cobla_tf.sqp.evaluations import Evaluations
@@ -44,9 +44,15 @@ def loop_of(loss, judged=False, solver=lambda program: solve_qp(program, "struct
     return loop, steps
 
 
+def way_of(loop, constraints_of, used, limits, constant):
+    return Continuation(
+        loop, lambda level: constraints_of(budget_between(used, limits, level)), first_notch(used, limits), constant
+    )
+
+
 def come_down(loss, constant, judged=False):
     loop, steps = loop_of(loss, judged)
-    status = Continuation(loop, constraints_at, ROWS @ np.ones(N), TARGET, constant).run()
+    status = way_of(loop, constraints_at, ROWS @ np.ones(N), TARGET, constant).run()
     assert loop.evaluations.judge is None or judged
     return status, loop.run(), steps
 
@@ -164,7 +170,7 @@ class Scripted:
 
 def walk(answers):
     loop = Scripted(answers)
-    return loop, Continuation(loop, lambda limits: limits, np.ones(1), TARGET[:1], 1.0).run()
+    return loop, way_of(loop, lambda limits: limits, np.ones(1), TARGET[:1], 1.0).run()
 
 
 def test_refused_notches_are_halved_and_taken_ones_grow():
@@ -192,12 +198,12 @@ def test_a_way_that_is_refused_throughout_ends_at_the_target():
 def test_a_short_way_is_one_notch(excess):
     loop = Scripted(lambda call: True)
     used = TARGET[:1] * (1 + excess)
-    status = Continuation(loop, lambda limits: limits, used, TARGET[:1], 1.0).run()
+    status = way_of(loop, lambda limits: limits, used, TARGET[:1], 1.0).run()
     assert status == ("1 notches taken, 0 refused" if excess < 0.1 else "2 notches taken, 0 refused")
 
 
 def test_a_short_way_that_is_refused_is_halved():
     loop = Scripted(lambda call: call > 2)
-    Continuation(loop, lambda limits: limits, TARGET[:1] * 1.01, TARGET[:1], 1.0).run()
+    way_of(loop, lambda limits: limits, TARGET[:1] * 1.01, TARGET[:1], 1.0).run()
     shares = [1 - np.log(limits[0] / TARGET[0]) / np.log(1.01) for limits in loop.limits]
     np.testing.assert_allclose(shares[:3], [1, 0.5, 0.25], atol=1e-9)

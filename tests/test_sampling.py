@@ -94,20 +94,20 @@ def test_samples_grow_from_a_quarter_and_last_their_iterations():
 
 
 @pytest.mark.parametrize("growing", [True, False])
-def test_a_sample_that_has_not_grown_yet_can_be_filled(growing):
+def test_a_sample_that_has_not_grown_yet_can_be_half_filled(growing):
     loss = sampled(numbered(400), 40, growing=growing)
     before = loss.sample
     assert loss.fill() == growing
-    assert loss.sample.size == 40
+    assert loss.sample.size == (20 if growing else 40)
     assert (loss.sample is before) == (not growing)
     assert not set(loss.sample.labels) & set(loss.judges.labels)
 
 
 @pytest.mark.parametrize("growing", [True, False])
-def test_a_sample_of_all_that_the_judges_leave_is_full(growing):
+def test_a_sample_of_all_that_the_judges_leave_is_half_filled(growing):
     loss = sampled(numbered(100), 95, growing=growing)
     assert loss.fill() == growing
-    assert loss.sample.size == 90
+    assert loss.sample.size == (45 if growing else 90)
     assert not loss.fill()
 
 

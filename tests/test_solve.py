@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import images_and_labels, small_cnn
 
-from cobla_tf import solve, start
+from cobla_tf import contest, solve, start
 from cobla_tf.config import SolveConfig
 from cobla_tf.errors import SolverError
 from cobla_tf.examples import Sample
@@ -146,7 +146,7 @@ def test_records_count_every_evaluation(network, start, fraction):
     solver = solver_of((network[0], counted), 0.4, record=record, start=start, sample_fraction=fraction)
     solution = solver.run()
     assert len(found) == len(solution.records)
-    assert "refine" in solution.records[-1].phase
+    assert "refining: " in solution.status
     assert counted.images >= CURVATURE_IMAGES
     assert [entry.iteration for entry in solution.records if entry.phase != "refine"] == list(
         range(1, 1 + sum(entry.phase != "refine" for entry in solution.records))
@@ -194,22 +194,76 @@ def test_a_warm_start_meets_other_budgets_and_pays(network, share):
     np.testing.assert_array_equal(warm.bfgs.diagonal, diagonal)
 
 
-def test_a_warm_start_is_done_without_a_gain_and_refines_until_rounding_is_made_up_for(network):
-    cold = solver_of(network, 0.5, iterations=2)
-    solver = solver_of(network, 0.4, cold.run().warm, renew_every=5, refine_iterations=8)
-    solver.run()
-    assert [one.relaxation.loop.settings.patience for one in (cold, solver)] == [5, 1]
-    assert solver.oracle.sample.size == solver.oracle.count
-    judged = [record.judged for record in solver.log.records if record.phase == "refine"]
-    assert min(judged[:-1], default=np.inf) > solver.relaxation.reached
+def test_a_warm_start_is_done_sooner(network, monkeypatch):
+    patience = []
+    loop_of = solve.Solver._loop
+
+    def watched(self, *arguments, **stops):
+        loop = loop_of(self, *arguments, **stops)
+        patience.append(loop.settings.patience)
+        return loop
+
+    monkeypatch.setattr(solve.Solver, "_loop", watched)
+    warm = solver_of(network, 0.5, iterations=2).run().warm
+    solver_of(network, 0.4, warm).run()
+    assert patience == [5, 5, solve.WARM_PATIENCE, solve.WARM_REFINING]
 
 
-def test_a_warm_start_within_the_budgets_sees_whole_samples_too(network):
-    warm = solver_of(network, 0.4).run().warm
-    solver = solver_of(network, 0.5, warm, renew_every=5, refine_iterations=0)
+@pytest.mark.parametrize(("share", "came_down"), [(0.4, True), (0.5, False)])
+def test_a_warm_start_sees_half_of_a_whole_sample_at_once(network, share, came_down):
+    warm = solver_of(network, 0.45).run().warm
+    solver = solver_of(network, share, warm, renew_every=5, refine_iterations=0)
     solver.run()
-    assert not any("continuation" in status for status in solver.log.status)
-    assert solver.oracle.sample.size == solver.oracle.count
+    assert any("continuation" in status for status in solver.log.status) == came_down
+    assert solver.oracle.sample.size == solver.oracle.count // 2
+
+
+LOST = [-np.inf, np.inf]
+"""What the drift may be, so that everything or nothing is lost in rounding."""
+
+
+@pytest.mark.parametrize("drift", LOST)
+@pytest.mark.parametrize("continuation", [True, False])
+def test_what_rounding_loses_fades_out(network, monkeypatch, drift, continuation):
+    monkeypatch.setattr(contest, "DRIFT", drift)
+    solver = solver_of(network, 0.4, continuation=continuation, refine_iterations=1)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    faded = continuation and drift < 0
+    assert ("fading: " in solution.status) == faded
+    records = [record for record in solution.records if record.phase == "fade"]
+    assert bool(records) == faded
+    used = network[0].costs.used(solution.rounded.allocation) / solver.limits
+    for record in records:
+        assert not record.prices
+        np.testing.assert_allclose(list(record.budget_use.values()), used)
+
+
+@pytest.mark.parametrize("worse", [True, False])
+def test_a_fade_that_does_not_pay_is_left(network, monkeypatch, worse):
+    monkeypatch.setattr(contest, "DRIFT", -np.inf)
+    seen = []
+
+    def faded(loop, masks, rounded, *arguments):
+        seen.extend([rounded, dataclasses.replace(rounded, scale=rounded.scale * (0.01 if worse else 1.0))])
+        return seen[1], "done"
+
+    monkeypatch.setattr(solve, "fade", faded)
+    solution = solver_of(network, 0.4, refine_iterations=0).run()
+    assert solution.rounded is seen[0 if worse else 1]
+
+
+def test_a_fade_that_fails_leaves_the_rounding(network, monkeypatch):
+    monkeypatch.setattr(contest, "DRIFT", -np.inf)
+
+    def failing_fade(*arguments):
+        raise SolverError("away")
+
+    monkeypatch.setattr(solve, "fade", failing_fade)
+    solver = solver_of(network, 0.4)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    assert "fading: left out: away" in solution.status
 
 
 def test_budgets_of_the_original_leave_nothing_to_decide_and_a_warm_start_still(network):

@@ -7,7 +7,7 @@ from cobla_tf.qp import solve as solve_qp
 from cobla_tf.sqp.constraints import Constraints
 from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import SQPSettings
-from cobla_tf.sqp.loop import SQP
+from cobla_tf.sqp.loop import SQP, STIFFEST
 
 
 class Renewed(Quadratic):
@@ -45,6 +45,28 @@ def test_the_judge_decides_which_iterate_is_best():
     assert len(steps) > 3
     assert result.values == steps[-1].values
     assert result.values >= len(steps) + 1
+
+
+class Noisy(Quadratic):
+    """Falls by no step that is longer than a thousandth of the first one tried."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = None
+
+    def value(self, x):
+        if self.first is None and x.any():
+            self.first = np.linalg.norm(x)
+        return super().value(x) + 10 * bool(self.first and np.linalg.norm(x) > 1e-3 * self.first)
+
+
+def test_a_very_short_step_tells_little_of_the_curvature():
+    loop, steps = loop_of(Noisy(), iterations=1)
+    loop.begin(np.zeros(20))
+    before = loop.bfgs.diagonal.copy()
+    loop.run()
+    assert 0 < steps[0].step < 1 / STIFFEST
+    np.testing.assert_allclose(loop.bfgs.diagonal, STIFFEST * before)
 
 
 def test_an_iterate_that_breaks_a_row_is_not_judged():
@@ -111,7 +133,7 @@ def test_a_sample_is_overfitted_where_the_judge_sees_no_gain(gain):
 
 def test_a_judge_that_sees_progress_lets_it_go_on():
     oracle = Renewed()
-    loop, steps = loop_of(oracle, judge=lambda x: np.array([oracle.value(x)]), patience=1, iterations=40)
+    loop, steps = loop_of(oracle, judge=lambda x: np.array([oracle.value(x)]), patience=2, iterations=40)
     result = loop.minimise(np.zeros(20))
     assert "predicted decrease" in result.status
     assert result.loss == pytest.approx(min(step.loss for step in steps))

@@ -22,6 +22,9 @@ from cobla_tf.sqp.trial import try_step
 
 Array = np.ndarray
 
+STIFFEST = 10.0
+"""Most that one iteration multiplies the Hessian's diagonal by: where noise alone makes a step very short, it tells
+nothing of the curvature."""
 NOT_FINITE = "stopped at the best masks so far: the loss is not finite on a new sample"
 
 
@@ -40,7 +43,7 @@ class SQP:
         bfgs: the Hessian's model; None is made by the next `begin`.
         taken: steps so far.
         first_loss: at the last `begin`.
-        at: where the loop is, after `begin`.
+        at: where the loop is; None before `begin`.
     """
 
     evaluations: Evaluations
@@ -52,7 +55,7 @@ class SQP:
     clock: Callable[[], float] = time.perf_counter
     bfgs: CompactBFGS | None = None
     taken: int = 0
-    at: Position = field(init=False)
+    at: Position | None = field(default=None, init=False)
     first_loss: float = field(init=False)
 
     def minimise(self, start: Array) -> SQPResult:
@@ -84,6 +87,15 @@ class SQP:
         if self.bfgs is None:
             diagonal = first_diagonal(start, gradient, self.constraints, self.settings.first_step, self.curvature)
             self.bfgs = CompactBFGS(diagonal, self.settings.memory)
+
+    def return_to(self, x: Array) -> None:
+        """Be at x [n] within the constraints, as `begin`; for nothing where the loop is there already.
+
+        Raises:
+            SolverError: see `minimise`.
+        """
+        if self.at is None or not np.array_equal(self.at.x, x):
+            self.begin(x)
 
     def run(self, iterations: int | None = None) -> SQPResult:
         """Iterate from where the loop is, `settings.iterations` times if nothing else is said.
@@ -174,7 +186,7 @@ class SQP:
         if forced:
             self.at.forget()
         if trial.length < 1.0:
-            self.bfgs.stiffen(1 / trial.length)
+            self.bfgs.stiffen(min(1 / trial.length, STIFFEST))
         self.bfgs.update(trial.x - start, trial.gradient - before)
         return trial.length
 
@@ -190,6 +202,8 @@ class SQP:
     def _converged(self, predicted: float) -> str:
         """On one sample of many there is more to gain on another, as long as the judge's patience lasts."""
         self.at.incumbent.stale += 1
+        if stale := self._stale():
+            return stale
         if self.evaluations.judge is not None and self._renew(self.taken + 1, overfitted=True):
             return "" if self.at.refresh() else NOT_FINITE
         return f"converged: predicted decrease {predicted:.1e} at loss {self.at.loss:.4f}"
