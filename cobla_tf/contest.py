@@ -18,40 +18,65 @@ WAYS = (1.0, 0.5, 0.25)
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What to do.
+
+    Attributes:
+        best: name of the rounding of least loss.
+        loss: this loss.
+        fading: name of the rounding whose dropped terms should fade out, since even the best one loses much; None where
+            it does not.
+    """
+
+    best: str
+    loss: float
+    fading: str | None = None
+
+
+@dataclass(frozen=True)
 class Contest:
     """Roundings of the same masks, compared on the same images.
 
     Attributes:
         masks: relaxed, float64 [n].
         value: the loss at masks.
-        constant_loss: loss of a network whose output does not depend on the image.
+        constant_loss: gives the loss of a network whose output does not depend on the image.
     """
 
     masks: Array
     value: Callable[[Array], float]
-    constant_loss: float
+    constant_loss: Callable[[], float]
 
-    def winner(self, candidates: Mapping[str, Rounded]) -> tuple[str, bool]:
-        """The name of the one of least loss, and whether it has lost so much that its terms should fade out instead.
+    def verdict(self, candidates: Mapping[str, Rounded], may_fade: bool) -> Verdict:
+        """Compare them by their losses, of which those that are not finite lose.
 
         Where all of them are near the loss of a constant output, which tells nothing, they are compared on their way
-        there.
+        there to choose which is to fade.
+
+        Args:
+            candidates: by name, at least one.
+            may_fade: whether anything may.
         """
-        at_once = losses = self._losses(candidates, WAYS[0])
-        for share in WAYS[1:]:
-            if min(losses.values()) <= self._relaxed + CHANCE * self._gap:
-                break
-            losses = self._losses(candidates, share)
+        losses = self._losses(candidates, WAYS[0])
         best = min(losses, key=losses.__getitem__)
-        return best, not at_once[best] <= self._relaxed + DRIFT * self._gap
+        if not may_fade or losses[best] <= self._relaxed + DRIFT * self._gap or self._gap == 0:
+            return Verdict(best, losses[best])
+        able = {name: rounded for name, rounded in candidates.items() if losses[name] < np.inf} or candidates
+        on_way = losses
+        for share in WAYS[1:]:
+            if min(on_way.values()) <= self._relaxed + CHANCE * self._gap:
+                break
+            on_way = self._losses(able, share)
+        return Verdict(best, losses[best], min(able, key=on_way.__getitem__))
 
     @cached_property
     def _relaxed(self) -> float:
         return self.value(self.masks)
 
-    @property
+    @cached_property
     def _gap(self) -> float:
-        return max(self.constant_loss - self._relaxed, 0.0)
+        gap = self.constant_loss() - self._relaxed
+        return gap if gap > 0 else 0.0
 
     def _losses(self, candidates: Mapping[str, Rounded], share: float) -> dict[str, float]:
         losses = {}

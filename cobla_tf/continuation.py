@@ -47,7 +47,7 @@ class Continuation:
     """The way down.
 
     Attributes:
-        loop: stands at masks that break the target; it ends where they meet it.
+        loop: stands at masks that break the target; it ends where they meet it, or before that if the rest is one step.
         constraints_at: the constraints at a level: 0 allows the loop's masks, 1 is the target.
         first: notch to try, in (0, 1].
         constant_loss: loss of a network whose output does not depend on the image.

@@ -38,11 +38,14 @@ def fade(loop: SQP, masks: Array, rounded: Rounded, layout: Layout, constant_los
     lower = np.where(whole, 1.0, np.where(kept, LEAST_SCALE, 0.0))
     upper = np.where(kept & ~whole, LARGEST_SCALE, 1.0)
     row, total = (~kept).astype(float)[None], masks[~kept].sum(keepdims=True)
+    if not total.any():
+        return rounded, "nothing to fade"
     loop.constraints = Constraints(row, total, lower, upper)
     loop.return_to(loop.constraints.clip(masks))
 
     def constraints_at(level: float) -> Constraints:
         return Constraints(row, total * (REST**level if level < 1 else 0.0), lower, upper)
 
-    sentence = Continuation(loop, constraints_at, first_notch(total, REST * total), constant_loss).run()
+    first = first_notch(np.ones(1), np.full(1, REST))
+    sentence = Continuation(loop, constraints_at, first, constant_loss).run()
     return Rounded(kept, np.where(kept, loop.at.x, 0.0), rounded.allocation), sentence

@@ -92,7 +92,8 @@ flags.DEFINE_enum(
 flags.DEFINE_bool(
     "continuation",
     SolveConfig.continuation,
-    "Come down from looser budgets where the start is near chance, or breaks the budgets.",
+    "Come down from looser budgets where the start is near chance, or breaks the budgets; let what rounding drops fade "
+    "out where it would lose much.",
 )
 flags.DEFINE_bool(
     "stop_at_original",

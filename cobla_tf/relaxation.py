@@ -51,6 +51,7 @@ class Relaxation:
                 if phase == 1:
                     raise
                 self.log.tell(f"solve {phase}", f"left out: {error}")
+                masks = self.loop.constraints.clip(masks)
                 break
             saturated = self.region.saturated(masks, whole)
             if (saturated == whole).all():

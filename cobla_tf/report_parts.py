@@ -63,7 +63,7 @@ class IterationRecord:
 
     `prices` holds the multipliers of the budget rows: by how much about the loss on the sample would fall if a budget
     were wider by one per cent of the original cost; empty where no budget was in play. `ranks` holds the sums of the
-    sites' masks; empty where the ranks are fixed.
+    sites' masks; empty where the ranks are fixed, to which `budget_use` belongs then.
     """
 
     phase: str

@@ -1,4 +1,4 @@
-"""From a model's sites and budgets to integer ranks: start, SQP in phases, rounding, refining."""
+"""From a model's sites and budgets to integer ranks: start, SQP in phases, rounding, fading, refining."""
 
 import time
 from collections.abc import Callable
@@ -72,7 +72,7 @@ class Solver:
     clock: Callable[[], float] = time.perf_counter
 
     def run(self) -> Solution:
-        """Solve, round, refine.
+        """Solve, round, fade if need be, refine.
 
         Raises:
             SolverError: the first quadratic program or the first loss is unusable.
@@ -92,8 +92,8 @@ class Solver:
         self.target = self._target()
         self.relaxation = self._relaxation()
         relaxed, whole = self.relaxation.run(self._first_masks(), self.start.allocation.whole)
+        warm = WarmStart(relaxed, deepcopy(self.relaxation.loop.bfgs))
         rounded = self._refine(self._round(relaxed, whole))
-        warm = WarmStart(relaxed, self.relaxation.loop.bfgs)
         status, records = "; ".join(self.log.status), tuple(self.log.records)
         return Solution(self.start.masks, relaxed, rounded, status, records, warm)
 
@@ -144,41 +144,46 @@ class Solver:
         candidates = {f"draw {i + 1}": rounded for i, rounded in enumerate(drawn.values())}
         if self.config.rounding == "model" and not whole.all():
             candidates |= self._by_model(masks)
-        contest = Contest(masks, self._compared, self.start.constant_loss)
-        best, lost = contest.winner(candidates)
-        self.log.tell("rounding", best)
-        rounded = candidates[best]
-        if not lost or not self.config.continuation:
-            return rounded
-        faded = self._fade(masks, rounded)
-        return min((faded, rounded), key=lambda one: np.nan_to_num(self._compared(one.scale), nan=np.inf))
+        if len(candidates) == 1 and (whole.all() or not self.config.continuation):
+            return next(iter(candidates.values()))
+        contest = Contest(masks, self._compared, lambda: self.start.constant_loss)
+        verdict = contest.verdict(candidates, self.config.continuation)
+        self.log.tell("rounding", verdict.fading or verdict.best)
+        faded = self._fade(masks, candidates[verdict.fading], verdict.loss) if verdict.fading else None
+        return faded or candidates[verdict.best]
 
     def _compared(self, masks: Array) -> float:
         self.log.values += 1
         return self.objective.value(masks, self.oracle.judges or self.oracle.sample)
 
     def _by_model(self, masks: Array) -> dict[str, Rounded]:
-        try:
-            self.relaxation.loop.return_to(masks)
-        except SolverError:
-            gradient = np.array(np.nan)
+        loop = self.relaxation.loop
+        if loop.at is not None and np.array_equal(loop.at.x, masks):
+            loss, gradient = loop.at.loss, loop.at.gradient
         else:
-            gradient = self.relaxation.loop.at.gradient
+            loss, gradient = loop.evaluations.gradient(masks)
         curvature = self.oracle.curvature(masks)
-        if not (np.isfinite(gradient).all() and np.isfinite(curvature).all()):
+        if not (np.isfinite(loss) and np.isfinite([gradient, curvature]).all()):
             logging.warning("rounding: no integer program, the gradient or the curvature is not finite")
             return {}
         rounded = round_by_model(masks, gradient, curvature, self.sigmas, self.costs, self.limits)
         return {"integer program": rounded}
 
-    def _fade(self, masks: Array, rounded: Rounded) -> Rounded:
-        cost = self.costs.used(rounded.allocation)
+    def _fade(self, masks: Array, rounded: Rounded, at_once: float) -> Rounded | None:
+        """The rounding after a fade; None where that does not pay, and then nothing is kept of what it has learnt."""
+        loop, cost = self.relaxation.loop, self.costs.used(rounded.allocation)
+        learnt = deepcopy(loop.bfgs)
         self.log.enter("fade", lambda _: cost)
+        if self.oracle.fill() and loop.at is not None:
+            loop.at.refresh()
         try:
-            faded, sentence = fade(self.relaxation.loop, masks, rounded, self.layout, self.start.constant_loss)
+            faded, sentence = fade(loop, masks, rounded, self.layout, self.start.constant_loss)
         except SolverError as error:
-            self.log.tell("fading", f"left out: {error}")
-            return rounded
+            faded, sentence = None, f"left out: {error}"
+        if faded is not None and not self._compared(faded.scale) < at_once:
+            faded, sentence = None, f"{sentence}; left, it does not pay"
+        if faded is None:
+            loop.bfgs = learnt
         self.log.tell("fading", sentence)
         return faded
 

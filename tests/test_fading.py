@@ -21,10 +21,9 @@ def rounded_to(kept, whole=(False, False)):
 IMPORTANT_ONES = rounded_to(IMPORTANT > 1)
 
 
-def faded(loss, rounded=IMPORTANT_ONES, constant=CONSTANT):
+def faded(loss, rounded=IMPORTANT_ONES, constant=CONSTANT, masks=MASKS):
     loop, steps = loop_of(loss)
-    loop.constraints.upper[:] = 1.0
-    found, sentence = fade(loop, MASKS, rounded, LAYOUT, constant)
+    found, sentence = fade(loop, masks, rounded, LAYOUT, constant)
     return found, sentence, steps, loop
 
 
@@ -64,3 +63,12 @@ def test_where_the_loop_is_there_already_no_gradient_is_taken_again():
     assert loop.evaluations.gradients == taken
     loop.return_to(np.full(N, 0.3))
     assert loop.evaluations.gradients == taken + 1
+
+
+def test_binary_masks_have_nothing_to_fade():
+    loop_gradients = 1
+    found, sentence, steps, loop = faded(Loss(), masks=np.where(IMPORTANT_ONES.kept, 1.0, 0.0))
+    assert found is IMPORTANT_ONES
+    assert sentence == "nothing to fade"
+    assert not steps
+    assert loop.evaluations.gradients == loop_gradients

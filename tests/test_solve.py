@@ -218,18 +218,20 @@ def test_a_warm_start_sees_half_of_a_whole_sample_at_once(network, share, came_d
     assert solver.oracle.sample.size == solver.oracle.count // 2
 
 
-LOST = [-np.inf, np.inf]
-"""What the drift may be, so that everything or nothing is lost in rounding."""
+@pytest.fixture
+def _all_is_lost(monkeypatch):
+    """Every rounding has lost so much that it fades."""
+    monkeypatch.setattr(contest, "DRIFT", -np.inf)
 
 
-@pytest.mark.parametrize("drift", LOST)
+@pytest.mark.usefixtures("_all_is_lost")
 @pytest.mark.parametrize("continuation", [True, False])
-def test_what_rounding_loses_fades_out(network, monkeypatch, drift, continuation):
-    monkeypatch.setattr(contest, "DRIFT", drift)
-    solver = solver_of(network, 0.4, continuation=continuation, refine_iterations=1)
+@pytest.mark.parametrize("options", [{}, {"rounding": "random", "draws": 1}, {"sample_fraction": 1.0}])
+def test_what_rounding_loses_fades_out(network, continuation, options):
+    solver = solver_of(network, 0.4, continuation=continuation, refine_iterations=1, **options)
     solution = solver.run()
     check_budgets(network, solver, solution)
-    faded = continuation and drift < 0
+    faded = continuation
     assert ("fading: " in solution.status) == faded
     records = [record for record in solution.records if record.phase == "fade"]
     assert bool(records) == faded
@@ -239,23 +241,51 @@ def test_what_rounding_loses_fades_out(network, monkeypatch, drift, continuation
         np.testing.assert_allclose(list(record.budget_use.values()), used)
 
 
+@pytest.mark.usefixtures("_all_is_lost")
+@pytest.mark.parametrize("fraction", [0.4, 1.0])
+def test_a_fade_is_counted_and_a_warm_start_knows_nothing_of_it(network, monkeypatch, fraction):
+    counted, found, learnt = Counted(network[1]), [], []
+    seen, begin = counted.tally.images, solve.fade
+
+    def watched(loop, *arguments):
+        learnt.append((loop.bfgs.pairs, loop.bfgs.diagonal.copy()))
+        return begin(loop, *arguments)
+
+    def record(entry):
+        found.append((counted.gradients, counted.losses, counted.images))
+        assert (entry.gradients, entry.values, entry.images - seen) == found[-1]
+
+    monkeypatch.setattr(solve, "fade", watched)
+    options = {"sample_fraction": fraction, "stop_at_original": False}
+    solution = solver_of((network[0], counted), 0.4, record=record, **options).run()
+    assert "fade" in {entry.phase for entry in solution.records}
+    assert solution.warm.bfgs.pairs == learnt[0][0]
+    np.testing.assert_array_equal(solution.warm.bfgs.diagonal, learnt[0][1])
+
+
+def test_one_draw_of_the_paper_is_asked_for_no_loss(network, monkeypatch):
+    monkeypatch.setattr(solve, "Contest", None)
+    solver = solver_of(network, 0.4, rounding="random", draws=1, continuation=False)
+    check_budgets(network, solver, solver.run())
+
+
+@pytest.mark.usefixtures("_all_is_lost")
 @pytest.mark.parametrize("worse", [True, False])
 def test_a_fade_that_does_not_pay_is_left(network, monkeypatch, worse):
-    monkeypatch.setattr(contest, "DRIFT", -np.inf)
     seen = []
 
     def faded(loop, masks, rounded, *arguments):
-        seen.extend([rounded, dataclasses.replace(rounded, scale=rounded.scale * (0.01 if worse else 1.0))])
+        seen.extend([rounded, dataclasses.replace(rounded, scale=rounded.scale * (0.01 if worse else 1.01))])
         return seen[1], "done"
 
     monkeypatch.setattr(solve, "fade", faded)
     solution = solver_of(network, 0.4, refine_iterations=0).run()
     assert solution.rounded is seen[0 if worse else 1]
+    assert ("it does not pay" in solution.status) == worse
 
 
+@pytest.mark.usefixtures("_all_is_lost")
 def test_a_fade_that_fails_leaves_the_rounding(network, monkeypatch):
-    monkeypatch.setattr(contest, "DRIFT", -np.inf)
-
     def failing_fade(*arguments):
         raise SolverError("away")
 

@@ -119,7 +119,7 @@ def test_a_converged_loop_ends_by_the_patience_of_a_judge_that_sees_no_gain():
     oracle = EverNew()
     loop, steps = loop_of(oracle, judge=lambda x: np.full(3, 1.0 - 1e-6 * x.sum()), tolerance=1e-2, iterations=40)
     result = loop.minimise(np.zeros(20))
-    assert "no gain beyond the noise" in result.status
+    assert result.status.startswith("converged: ")
     assert result.gradients <= 2 * len(steps) + 2 * SQPSettings().patience
 
 
@@ -133,7 +133,7 @@ def test_a_sample_is_overfitted_where_the_judge_sees_no_gain(gain):
 
 def test_a_judge_that_sees_progress_lets_it_go_on():
     oracle = Renewed()
-    loop, steps = loop_of(oracle, judge=lambda x: np.array([oracle.value(x)]), patience=2, iterations=40)
+    loop, steps = loop_of(oracle, judge=lambda x: np.array([oracle.value(x)]), patience=1, iterations=40)
     result = loop.minimise(np.zeros(20))
     assert "predicted decrease" in result.status
     assert result.loss == pytest.approx(min(step.loss for step in steps))

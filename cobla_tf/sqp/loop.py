@@ -202,9 +202,8 @@ class SQP:
     def _converged(self, predicted: float) -> str:
         """On one sample of many there is more to gain on another, as long as the judge's patience lasts."""
         self.at.incumbent.stale += 1
-        if stale := self._stale():
-            return stale
-        if self.evaluations.judge is not None and self._renew(self.taken + 1, overfitted=True):
+        lasts = self.evaluations.judge is not None and not self._stale()
+        if lasts and self._renew(self.taken + 1, overfitted=True):
             return "" if self.at.refresh() else NOT_FINITE
         return f"converged: predicted decrease {predicted:.1e} at loss {self.at.loss:.4f}"
 

@@ -80,13 +80,20 @@ def main() -> int:
     print(tabulate(rows, ["way", "seed", "images", *(f"loss at {b:g}" for b in budgets)], floatfmt=".4f"))
     ways = [[run for run in runs if run.way == way] for way in ("sweep", "separate")]
     cost = [sum(run.images for run in own) for own in ways]
-    losses = [np.mean([run.losses for run in own], axis=0) for own in ways]
     print(f"\nimages, sweep over separate: {cost[0] / cost[1]:.2f} (at most {MOST} wanted)")
-    ratios = [f"{b:g}: {r:.2f}" for b, r in zip(budgets, losses[0] / losses[1], strict=True)]
-    print("mean loss, sweep over separate:", ", ".join(ratios))
+    print("loss, sweep over separate:", _ratios(*([run.losses for run in own] for own in ways), budgets))
     if given.output:
         Path(given.output).write_text(json.dumps([asdict(run) for run in runs], indent=1), encoding="utf-8")
     return int(cost[0] > MOST * cost[1])
+
+
+def _ratios(sweep: list[list[float]], separate: list[list[float]], budgets: list[float]) -> str:
+    """Ratio of the mean losses at each budget, and the standard error of it over the seeds, which are pairs."""
+    swept, alone = np.array(sweep), np.array(separate)
+    ratios = swept.mean(axis=0) / alone.mean(axis=0)
+    spread = (swept - ratios * alone).std(axis=0, ddof=1) if len(swept) > 1 else np.full(len(budgets), np.nan)
+    errors = spread / np.sqrt(len(swept)) / alone.mean(axis=0)
+    return ", ".join(f"{b:g}: {r:.2f} ± {e:.2f}" for b, r, e in zip(budgets, ratios, errors, strict=True))
 
 
 def _arguments() -> argparse.Namespace:
