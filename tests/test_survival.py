@@ -392,6 +392,6 @@ def test_tensorboard_gets_every_iteration_once(model, tmp_path):
     for event, tags, record in zip(records[1:], shown, report.iterations, strict=True):
         assert tags["loss/on the sample"] == pytest.approx(record.loss, rel=1e-6)
         assert tags["budget used/macs"] == pytest.approx(record.budget_use["macs"], rel=1e-6)
-        assert ("price/params" in tags) == ("rank/conv1" in tags) == (record.phase != "refine")
+        assert ("price/params" in tags) == ("rank/conv1" in tags) == (record.phase not in ("fade", "refine"))
         assert ("loss/on images that no gradient sees" in tags) == np.isfinite(record.judged)
         assert event.step == records.index(event)
