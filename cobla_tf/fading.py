@@ -40,12 +40,12 @@ def fade(loop: SQP, masks: Array, rounded: Rounded, layout: Layout, constant_los
     row, total = (~kept).astype(float)[None], masks[~kept].sum(keepdims=True)
     if not total.any():
         return rounded, "nothing to fade"
-    loop.constraints = Constraints(row, total, lower, upper)
-    loop.return_to(loop.constraints.clip(masks))
 
     def constraints_at(level: float) -> Constraints:
         return Constraints(row, total * (REST**level if level < 1 else 0.0), lower, upper)
 
+    loop.constraints = constraints_at(0.0)
+    loop.return_to(loop.constraints.clip(masks))
     first = first_notch(np.ones(1), np.full(1, REST))
     sentence = Continuation(loop, constraints_at, first, constant_loss).run()
     return Rounded(kept, np.where(kept, loop.at.x, 0.0), rounded.allocation), sentence

@@ -158,7 +158,7 @@ class Solver:
 
     def _by_model(self, masks: Array) -> dict[str, Rounded]:
         loop = self.relaxation.loop
-        if loop.at is not None and np.array_equal(loop.at.x, masks):
+        if loop.stands_at(masks):
             loss, gradient = loop.at.loss, loop.at.gradient
         else:
             loss, gradient = loop.evaluations.gradient(masks)

@@ -146,7 +146,8 @@ def test_records_count_every_evaluation(network, start, fraction):
     solver = solver_of((network[0], counted), 0.4, record=record, start=start, sample_fraction=fraction)
     solution = solver.run()
     assert len(found) == len(solution.records)
-    assert "refining: " in solution.status
+    last = solution.records[-1].phase  # a fade may have reached what refining is asked for
+    assert last == "refine" or (last == "fade" and "refining: good enough" in solution.status)
     assert counted.images >= CURVATURE_IMAGES
     assert [entry.iteration for entry in solution.records if entry.phase != "refine"] == list(
         range(1, 1 + sum(entry.phase != "refine" for entry in solution.records))

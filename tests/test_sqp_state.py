@@ -119,7 +119,8 @@ def test_a_converged_loop_ends_by_the_patience_of_a_judge_that_sees_no_gain():
     oracle = EverNew()
     loop, steps = loop_of(oracle, judge=lambda x: np.full(3, 1.0 - 1e-6 * x.sum()), tolerance=1e-2, iterations=40)
     result = loop.minimise(np.zeros(20))
-    assert result.status.startswith("converged: ")
+    assert result.status.startswith("converged: predicted decrease")
+    assert loop.at.stale == SQPSettings().patience
     assert result.gradients <= 2 * len(steps) + 2 * SQPSettings().patience
 
 

@@ -94,8 +94,12 @@ class SQP:
         Raises:
             SolverError: see `minimise`.
         """
-        if self.at is None or not np.array_equal(self.at.x, x):
+        if not self.stands_at(x):
             self.begin(x)
+
+    def stands_at(self, x: Array) -> bool:
+        """Whether loss and gradient at x [n] are those that the loop has."""
+        return self.at is not None and np.array_equal(self.at.x, x)
 
     def run(self, iterations: int | None = None) -> SQPResult:
         """Iterate from where the loop is, `settings.iterations` times if nothing else is said.
