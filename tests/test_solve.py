@@ -297,6 +297,23 @@ def test_a_fade_that_fails_leaves_the_rounding(network, monkeypatch):
     assert "fading: left out: away" in solution.status
 
 
+@pytest.mark.parametrize("budgeted", [0, 1], ids=["macs", "params"])
+def test_samples_of_refining_grow_by_the_share_of_macs_whatever_has_a_budget(network, monkeypatch, budgeted):
+    shares, keep = [], SampledLoss.keep
+
+    def watched(oracle, kept, whole, share):
+        shares.append(share)
+        return keep(oracle, kept, whole, share)
+
+    monkeypatch.setattr(SampledLoss, "keep", watched)
+    solver = solver_of(network, 0.4)
+    solver.costs, solver.limits = solver.costs.take(np.arange(2) == budgeted), solver.limits[[budgeted]]
+    allocation = solver.run().rounded.allocation
+    macs, params = network[0].costs.used(allocation) / network[0].costs.totals()
+    assert shares == [macs]
+    assert abs(macs - params) > 0.02
+
+
 def test_budgets_of_the_original_leave_nothing_to_decide_and_a_warm_start_still(network):
     solver = solver_of(network, 1.0)
     solution = solver.run()

@@ -18,6 +18,7 @@ from absl import logging as absl_logging
 from networks import images_and_labels, small_cnn
 
 import cobla_tf
+from cobla_tf import contest
 from cobla_tf.config import Config, FineTuneConfig, SolveConfig
 from cobla_tf.errors import OutputError
 from cobla_tf.events import FILE
@@ -82,13 +83,16 @@ def same_weights(one, other):
     return all(np.array_equal(*pair) for pair in zip(one.get_weights(), other.get_weights(), strict=True))
 
 
-def test_a_run_that_is_killed_again_and_again_ends_like_one_that_never_was(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("last", "step"), [("refine", 7), ("fade", 29)])
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_never_was(model, tmp_path, monkeypatch, last, step):
+    if last == "fade":
+        monkeypatch.setattr(contest, "DRIFT", -np.inf)
     calls = Calls(monkeypatch)
     whole = solved(model)
     needed = calls.done
     phases = {record.phase for record in whole.report.iterations}
-    assert {"continuation", "solve 1", "refine"} <= phases
-    attempts, step = 0, 7
+    assert {"continuation", "solve 1", last} <= phases
+    attempts = 0
     while True:
         calls.done, calls.most = 0, step
         try:
