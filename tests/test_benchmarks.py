@@ -101,6 +101,21 @@ def test_variants_of_a_setting_end_in_a_table_and_a_plot(tmp_path):
     assert (tmp_path / "out.png").stat().st_size > 0
 
 
+def test_the_defaults_are_tried_at_several_sizes():
+    few = ["--factors=0.1", "--budgets=0.4", "--schemes=channel", "--seeds=1", "--epochs=3"]
+    command = [sys.executable, "-m", "cobla_tf.experiments.benchmarks.sizes", *few]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    heads, _, row = done.stdout.splitlines()[-3:]
+    assert heads.split()[:3] == ["parameters", "scheme", "budget"], done.stderr
+    parameters, scheme, budget, *accuracies, met = row.split()
+    original, rival, relaxed, compressed = map(float, accuracies)
+    assert (int(parameters), scheme, budget) == (10_415, "channel", "0.4")
+    assert 10 < compressed <= 100
+    assert original > 10
+    assert met == ("yes" if compressed >= max(rival, relaxed) - 1 else "NO")
+    assert done.returncode == (met == "NO")
+
+
 def test_the_cost_of_a_gradient_is_measured_in_turn(tmp_path):
     text, costs = smoke("gradients", tmp_path / "costs.json")
     assert {cost["scheme"] for cost in costs} == {"spatial", "channel"}
