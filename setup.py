@@ -36,6 +36,7 @@ setup(
         "tabulate>=0.9",
         "tensorflow>=2.21",
         "tensorflow-datasets>=4.9.10",
+        "threadpoolctl>=3.5",
         "tqdm>=4.67",
     ],
     extras_require={

@@ -1,12 +1,15 @@
 """The layers of a model that can be decomposed, and the reasons for the others."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 import keras
 import numpy as np
 
+from cobla_tf.blas import one_blas_thread
 from cobla_tf.calls import Call, calls_by_layer, record_operations
 from cobla_tf.config import LAYERS, SCHEMES, check_layers
 from cobla_tf.costs import COUNTED, CostTable, kernel_costs
@@ -17,6 +20,7 @@ from cobla_tf.kinds import KINDS, Kind, name_of, sizes_of
 from cobla_tf.layout import Layout
 from cobla_tf.progress import bar
 from cobla_tf.report_parts import LayerCall, SkippedLayer
+from cobla_tf.timings import cores
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,10 @@ def find_sites(
     calls = calls_by_layer([call for call in operations if isinstance(call.layer, keras.layers.Layer)])
     _check_patterns(exclude, [call for (call, *_) in calls])
     found, skipped = [], []
-    for uses in bar(calls, len(calls), "layers"):
+    for uses in calls:
         reason = _excluded(uses, exclude) or _wrong_kind(uses[0].layer, layers) or _unusable(uses)
         if reason is None:
-            found.append(_site(uses, scheme))
+            found.append(uses)
         elif any(len(weight.shape) > 1 for weight in uses[0].layer.weights):
             skipped.append(SkippedLayer(uses[0].path, type(uses[0].layer).__name__, reason))
     if not found:
@@ -115,7 +119,7 @@ def find_sites(
             f"{', '.join(layers)} that is not excluded): "
             + "; ".join(f"{layer.name}: {layer.reason}" for layer in skipped)
         )
-    return Sites(tuple(found), tuple(skipped), _network(operations))
+    return Sites(_decomposed(found, scheme), tuple(skipped), _network(operations))
 
 
 def _network(operations: list[Call]) -> tuple[LayerCall, ...]:
@@ -168,6 +172,12 @@ def _unusable(uses: list[Call]) -> str | None:
     if any(size is None for call in uses for size in (*call.input_shape, *call.output_shape)):
         return "its image size is open; give the model a fixed input shape"
     return None
+
+
+def _decomposed(found: list[list[Call]], scheme: str) -> tuple[Site, ...]:
+    """The sites in their order, a core on each: that uses cores better than several of them on one matrix."""
+    with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
+        return tuple(bar(pool.map(partial(_site, scheme=scheme), found), len(found), "layers"))
 
 
 def _site(uses: list[Call], scheme: str) -> Site:

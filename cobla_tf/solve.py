@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.band import Band, heuristic_band, open_band
+from cobla_tf.blas import one_blas_thread
 from cobla_tf.config import SolveConfig
 from cobla_tf.contest import Contest
 from cobla_tf.costs import CostTable
@@ -77,6 +78,10 @@ class Solver:
         Raises:
             SolverError: the first quadratic program or the first loss is unusable.
         """
+        with one_blas_thread():
+            return self._run()
+
+    def _run(self) -> Solution:
         config = self.config
         self.layout = Layout(self.costs.full_ranks)
         self.oracle = SampledLoss(

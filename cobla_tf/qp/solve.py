@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 from absl import logging
 
+from cobla_tf.blas import one_blas_thread
 from cobla_tf.config import QP_SOLVERS
 from cobla_tf.errors import SolverError
 from cobla_tf.qp import clarabel_solver, infeasible, mosek_solver, structured_solver
@@ -96,9 +97,15 @@ def solve(program: QuadraticProgram, solver: str) -> QPSolution:
             right-hand side), the back end is missing or has no licence, or no usable answer was found.
     """
     program.validate()
-    name, reduction = resolve_solver(solver), reduce(program)
+    name = resolve_solver(solver)
+    with one_blas_thread():
+        return _judged(program, name)
+
+
+def _judged(program: QuadraticProgram, solver: str) -> QPSolution:
+    reduction = reduce(program)
     try:
-        solution = _with_fallback(program, reduction, name)
+        solution = _with_fallback(program, reduction, solver)
     except SolverError as error:
         reason = infeasible.explain(program)
         raise (SolverError(reason) if reason else error) from error

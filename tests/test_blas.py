@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from networks import small_cnn
+from qp_programs import random_program
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from cobla_tf import sites
+from cobla_tf.blas import one_blas_thread
+from cobla_tf.config import SCHEMES
+from cobla_tf.decomposition import decompose
+from cobla_tf.qp.solve import _BACK_ENDS, solve
+
+
+def threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.fixture
+def _three_threads():
+    with threadpool_limits(3, "blas"):
+        yield
+        assert threads() == {3}
+
+
+@pytest.mark.usefixtures("_three_threads")
+def test_one_thread_for_the_length_of_a_block_whatever_ends_it():
+    assert threads() == {3}
+    with one_blas_thread(), one_blas_thread():
+        assert threads() == {1}
+    with pytest.raises(ValueError, match="end"), one_blas_thread():
+        raise ValueError("end")
+
+
+@pytest.mark.usefixtures("_three_threads")
+def test_quadratic_programs_are_solved_on_one(monkeypatch):
+    seen, back_end = [], _BACK_ENDS["structured"]
+    monkeypatch.setitem(_BACK_ENDS, "structured", lambda program: seen.append(threads()) or back_end(program))
+    solve(random_program(), "structured")
+    assert seen == [{1}]
+
+
+@pytest.mark.usefixtures("_three_threads")
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_sites_are_decomposed_several_at_once_in_order(monkeypatch, scheme):
+    seen = []
+    monkeypatch.setattr(sites, "decompose", lambda *arguments: seen.append(threads()) or decompose(*arguments))
+    monkeypatch.setattr(sites, "cores", lambda: 3)
+    found = sites.find_sites(small_cnn(), scheme).found
+    assert seen == [{1}] * len(found)
+    assert [site.name for site in found] == ["conv1", "shared", "block/conv"]
+    with one_blas_thread():
+        for site in found:
+            alone = decompose(site.kind.kernel_of(site.layer).numpy(), site.decomposition.form)
+            np.testing.assert_array_equal(site.decomposition.P, alone.P)
