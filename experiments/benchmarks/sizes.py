@@ -13,13 +13,12 @@ from itertools import product
 import keras
 import numpy as np
 from absl import app, flags
+from cobla_tf.experiments.benchmarks.pretraining import pretrain
 from cobla_tf.experiments.subject import Subject
 from tabulate import tabulate
 
-from cobla_tf.config import SCHEMES, Config, FineTuneConfig
+from cobla_tf.config import SCHEMES, Config
 from cobla_tf.datasets import DataSplits, load_dataset
-from cobla_tf.finetune import train
-from cobla_tf.losses import resolve_loss
 from cobla_tf.models import load_model
 from cobla_tf.reading import as_examples
 
@@ -88,8 +87,7 @@ def main(argv: list[str]) -> int:
     for factor in map(float, _FACTORS.value):
         keras.utils.set_random_seed(0)
         model = scaled(load_model("digits_cnn", will_train=True), factor)
-        loss = resolve_loss(None, model, images.probe())
-        train(model, images, loss, FineTuneConfig(_EPOCHS.value, "adam", 3e-3), 64, progress=False)
+        pretrain(model, images, _EPOCHS.value)
         for row in rows(model, data):
             all_rows.append(row)
             print(*row.cells, f"{row.compressed:.1f} %", flush=True)

@@ -9,7 +9,6 @@ import numpy as np
 
 from cobla_tf.baselines.pos_cvx import select as pos_cvx
 from cobla_tf.budgets import resolve_limits
-from cobla_tf.config import FineTuneConfig
 from cobla_tf.errors import BudgetError, DataError
 from cobla_tf.sqp.constraints import Constraints
 
@@ -183,10 +182,9 @@ def load_problems(settings: Settings) -> list[Problem]:
         CoblaError: a model, a data set or a budget that cannot be used, or too few images.
     """
     import keras
+    from cobla_tf.experiments.benchmarks.pretraining import pretrain
 
     from cobla_tf.datasets import load_dataset
-    from cobla_tf.finetune import train
-    from cobla_tf.losses import resolve_loss
     from cobla_tf.models import ZOO, load_model
     from cobla_tf.objective import Objective
     from cobla_tf.precision import resolve_precision
@@ -203,10 +201,8 @@ def load_problems(settings: Settings) -> list[Problem]:
     )  # fmt: skip
     examples = as_examples(data.train)
     sample, held_out = draw_apart(examples, settings.sample, settings.held_out, np.random.default_rng(settings.seed))
-    loss = resolve_loss(None, model, sample.probe())
-    if settings.model in ZOO:  # a file is a trained network already
-        schedule = FineTuneConfig(settings.pretrain_epochs, "adam", 3e-3)
-        train(model, examples, loss, schedule, settings.batch_size, progress=False)
+    # A file is a trained network already.
+    loss = pretrain(model, examples, settings.pretrain_epochs if settings.model in ZOO else 0, settings.batch_size)
     sites = find_sites(model, settings.scheme, settings.exclude, shape)
     precision = resolve_precision(settings.precision)
     objective = Objective(mask_model(model, sites), loss, settings.batch_size, sample.probe(), precision)

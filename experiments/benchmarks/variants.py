@@ -65,11 +65,9 @@ class Curve:
 def main(_: list[str]) -> None:
     """Run all variants, print the table, write the curves."""
     import keras
+    from cobla_tf.experiments.benchmarks.pretraining import pretrain
 
-    from cobla_tf.config import FineTuneConfig
     from cobla_tf.datasets import load_dataset
-    from cobla_tf.finetune import train
-    from cobla_tf.losses import resolve_loss
     from cobla_tf.models import load_model
     from cobla_tf.reading import as_examples
 
@@ -78,9 +76,7 @@ def main(_: list[str]) -> None:
     shape = tuple(model.inputs[0].shape[1:])
     splits = load_dataset(_DATASET.value, data_dir=_DATA_DIR.value, image_shape=shape, preprocessing="none", seed=0)
     data, held_out = as_examples(splits.train), splits.test
-    if _PRETRAIN.value:
-        loss = resolve_loss(None, model, data.probe())
-        train(model, data, loss, FineTuneConfig(_PRETRAIN.value, "adam", 3e-3), 64, progress=False)
+    pretrain(model, data, _PRETRAIN.value)
     runs = itertools.product(VARIANTS[_VARY.value].items(), range(_SEEDS.value))
     curves = [_run(model, data, held_out, name, settings, seed) for (name, settings), seed in runs]
     print(tabulate([curve.row for curve in curves], COLUMNS, floatfmt=".4f"))
