@@ -37,6 +37,11 @@ Array = np.ndarray
 SIZE = 96
 """Height and width of the images: none of the architectures takes less than 75."""
 HALF = {"macs": 0.5, "params": 0.5}
+NORMALISED = 16
+"""Random images that give the BatchNorm layers their statistics, as training does. With the mean 0 and variance 1 that
+they are made with, values grow from layer to layer in a deep network, and rounding errors with them."""
+COMPARED = 2
+"""Of these images, those on which outputs are compared."""
 ULPS_A_SITE = 16
 """Rounding errors of single precision that one site may add to the network's largest output."""
 
@@ -67,7 +72,9 @@ def measure(name: str, size: int = SIZE, **options: Any) -> Record:
     """
     import keras
 
+    from cobla_tf.batchnorm import reestimate
     from cobla_tf.calls import record_calls
+    from cobla_tf.examples import Sample
     from cobla_tf.sites import find_sites
 
     began = time.perf_counter()
@@ -76,8 +83,10 @@ def measure(name: str, size: int = SIZE, **options: Any) -> Record:
     if "classifier_activation" in inspect.signature(make).parameters:
         options["classifier_activation"] = None
     model = make(weights=None, input_shape=(size, size, 3), **options)
+    images = np.random.default_rng(0).normal(size=(NORMALISED, size, size, 3)).astype(np.float32)
+    reestimate(model, Sample(images, np.zeros(NORMALISED)), NORMALISED)
+    images = images[:COMPARED]
     sites = find_sites(model, "spatial")
-    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     used = np.sum([site.original for site in sites.found], axis=0)
     record = {
         "name": name,
@@ -169,14 +178,13 @@ def in_own_process(name: str) -> Record:
 def main(argv: list[str]) -> None:
     """Measure what is not measured yet, and write the table after each."""
     del argv
-    import keras
 
     names, known = _NAMES.value or list(builders()), builders()
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"names must be among {', '.join(known)}, got {', '.join(unknown)}.")
     folder = Path(_OUTPUT.value)
-    results = ResultFile(folder, "applications", {"keras": keras.__version__, "size": SIZE, "budgets": HALF}, ("name",))
+    results = ResultFile(folder, "applications", _configuration(), ("name",))
     failed: list[Record] = []
     for name in names:
         if results.has({"name": name}):
@@ -189,6 +197,13 @@ def main(argv: list[str]) -> None:
             results.add(record)
         _write_table(folder, [*results.records(), *failed])
     _write_table(folder, [*results.records(), *failed])
+
+
+def _configuration() -> Record:
+    """What all rows of a table share."""
+    import keras
+
+    return {"keras": keras.__version__, "size": SIZE, "budgets": HALF, "normalised": NORMALISED}
 
 
 def _write_table(folder: Path, records: list[Record]) -> None:

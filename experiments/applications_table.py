@@ -16,7 +16,7 @@ def markdown(records: list[Record], keras_version: str, size: int) -> str:
     return f"""# keras.applications
 
 Made by `python -m cobla_tf.experiments.applications` with Keras {keras_version}: {len(records)} architectures with
-random weights, images [{size}, {size}, 3], scheme spatial.
+random weights, images [{size}, {size}, 3], scheme spatial. BatchNorm layers have the statistics of random images.
 
 - *in sites*: the share of the MACs of all kernels, and of all params of the model, in layers that can be decomposed.
 - *difference*: between the outputs of the network and of its factors at full rank, relative to the largest output,
