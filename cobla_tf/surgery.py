@@ -77,8 +77,16 @@ def mask_kept(model: keras.Model, sites: Sites, kept: Array, whole: Array, with_
     fitted = [site for site, _ in chosen if with_biases and has_free_bias(site)]
     biases = [keras.ops.convert_to_numpy(site.layer.bias).astype(float) for site in fitted]
     variables = masks + [chains[id(site.layer)][2].bias for site in fitted]
-    count = len(kept) + sum(map(len, biases))
-    places = np.append(np.flatnonzero(kept & ~sites.layout.spread(whole)), np.arange(len(kept), count))
+    size = len(kept) + sum(map(len, biases))
+    places = np.append(np.flatnonzero(kept & ~sites.layout.spread(whole)), np.arange(len(kept), size))
+    values = [variable.value for variable in variables]
+    return MaskedModel(copy, values, *_entries(variables, places, size), partial(mask_kept, model, sites), biases)
+
+
+def _entries(
+    variables: Sequence[keras.Variable], places: Array, size: int
+) -> tuple[Callable[[Array], None], Callable[[Sequence[Array]], Array]]:
+    """From a vector [size], whose entries at `places` are the values of vectors in a row, to these, and back."""
     ends = np.cumsum([variable.shape[0] for variable in variables])[:-1]
 
     def write(vector: Array) -> None:
@@ -86,12 +94,11 @@ def mask_kept(model: keras.Model, sites: Sites, kept: Array, whole: Array, with_
             variable.assign(part)
 
     def to_vector(gradients: Sequence[Array]) -> Array:
-        gradient = np.zeros(count)
+        gradient = np.zeros(size)
         gradient[places] = np.concatenate(gradients)
         return gradient
 
-    values = [variable.value for variable in variables]
-    return MaskedModel(copy, values, write, to_vector, partial(mask_kept, model, sites), biases)
+    return write, to_vector
 
 
 def has_free_bias(site: Site) -> bool:
