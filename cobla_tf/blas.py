@@ -1,9 +1,22 @@
 """Linear algebra on one thread, where several only wait for one another."""
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
+
+from cobla_tf.timings import cores
+
+T = TypeVar("T")
+
+
+def on_all_cores(function: Callable[..., T], *arguments: Iterable) -> Iterator[T]:
+    """map(function, *arguments), a core and one BLAS thread a call: better used so than all on one matrix."""
+    with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
+        yield from pool.map(function, *arguments)
 
 
 def one_blas_thread() -> AbstractContextManager:

@@ -1,7 +1,6 @@
 """The layers of a model that can be decomposed, and the reasons for the others."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -9,7 +8,7 @@ from functools import partial
 import keras
 import numpy as np
 
-from cobla_tf.blas import one_blas_thread
+from cobla_tf.blas import on_all_cores
 from cobla_tf.calls import Call, calls_by_layer, record_operations
 from cobla_tf.config import LAYERS, SCHEMES, check_layers
 from cobla_tf.costs import COUNTED, CostTable, kernel_costs
@@ -20,7 +19,6 @@ from cobla_tf.kinds import KINDS, Kind, name_of, sizes_of
 from cobla_tf.layout import Layout
 from cobla_tf.progress import bar
 from cobla_tf.report_parts import LayerCall, SkippedLayer
-from cobla_tf.timings import cores
 
 
 @dataclass(frozen=True)
@@ -175,9 +173,8 @@ def _unusable(uses: list[Call]) -> str | None:
 
 
 def _decomposed(found: list[list[Call]], scheme: str) -> tuple[Site, ...]:
-    """The sites in their order, a core on each: that uses cores better than several of them on one matrix."""
-    with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
-        return tuple(bar(pool.map(partial(_site, scheme=scheme), found), len(found), "layers"))
+    """The sites in their order."""
+    return tuple(bar(on_all_cores(partial(_site, scheme=scheme), found), len(found), "layers"))
 
 
 def _site(uses: list[Call], scheme: str) -> Site:

@@ -9,8 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from cobla_tf.blas import on_all_cores
 from cobla_tf.calls import record_calls
 from cobla_tf.config import LAYERS, check_layers
+from cobla_tf.decomposition import Decomposition
 from cobla_tf.graph import leaf_layers
 from cobla_tf.kinds import KINDS, name_of, sizes_of
 from cobla_tf.layers import factor_layers, mask_layer, set_factors
@@ -119,13 +121,18 @@ def _folded(model: keras.Model, sites: Sites) -> MaskedModel:
     decompositions = [site.decomposition for site in sites.found]
 
     def write(masks: Array) -> None:
-        for kernel, decomposition, mask in zip(kernels, decompositions, sites.layout.split(masks), strict=True):
-            kernel.assign(decomposition.fold(mask))
+        folded = on_all_cores(Decomposition.fold, decompositions, sites.layout.split(masks))
+        for kernel, value in zip(kernels, folded, strict=True):
+            kernel.assign(value)
 
     def to_vector(gradients: Sequence[Array]) -> Array:
-        return np.concatenate([d.project(g.astype(float)) for d, g in zip(decompositions, gradients, strict=True)])
+        return np.concatenate(list(on_all_cores(_projected, decompositions, gradients)))
 
     return MaskedModel(copy, [kernel.value for kernel in kernels], write, to_vector, partial(mask_kept, model, sites))
+
+
+def _projected(decomposition: Decomposition, gradient: Array) -> Array:
+    return decomposition.project(gradient.astype(float))
 
 
 def rebuild(

@@ -3,11 +3,12 @@ import pytest
 from networks import small_cnn
 from qp_programs import random_program
 
-from cobla_tf import sites
+from cobla_tf import blas, sites
 from cobla_tf.blas import _controller, one_blas_thread
 from cobla_tf.config import SCHEMES
-from cobla_tf.decomposition import decompose
+from cobla_tf.decomposition import Decomposition, decompose
 from cobla_tf.qp.solve import _BACK_ENDS, solve
+from cobla_tf.surgery import mask_model
 
 
 def threads():
@@ -47,7 +48,7 @@ def test_quadratic_programs_are_solved_on_one(monkeypatch):
 def test_sites_are_decomposed_several_at_once_in_order(monkeypatch, scheme):
     seen = []
     monkeypatch.setattr(sites, "decompose", lambda *arguments: seen.append(set(threads())) or decompose(*arguments))
-    monkeypatch.setattr(sites, "cores", lambda: 3)
+    monkeypatch.setattr(blas, "cores", lambda: 3)
     found = sites.find_sites(small_cnn(), scheme).found
     assert seen == [{1}] * len(found)
     assert [site.name for site in found] == ["conv1", "shared", "block/conv"]
@@ -55,3 +56,28 @@ def test_sites_are_decomposed_several_at_once_in_order(monkeypatch, scheme):
         for site in found:
             alone = decompose(site.kind.kernel_of(site.layer).numpy(), site.decomposition.form)
             np.testing.assert_array_equal(site.decomposition.P, alone.P)
+
+
+@pytest.mark.usefixtures("_three_threads")
+def test_kernels_are_folded_and_gradients_projected_several_at_once_in_order(monkeypatch):
+    seen = []
+
+    def watched(method):
+        return lambda *arguments: seen.append(set(threads())) or method(*arguments)
+
+    model = small_cnn()
+    found = sites.find_sites(model, "spatial")
+    masked = mask_model(model, found)
+    masks = np.linspace(0.1, 1, found.layout.size)
+    gradients = [np.full(site.kind.kernel_of(site.layer).shape, 1.0 + i) for i, site in enumerate(found.found)]
+    with one_blas_thread():
+        decompositions = [site.decomposition for site in found.found]
+        folded = [one.fold(part) for one, part in zip(decompositions, found.layout.split(masks), strict=True)]
+        slopes = [one.project(part) for one, part in zip(decompositions, gradients, strict=True)]
+    for name in ("fold", "project"):
+        monkeypatch.setattr(Decomposition, name, watched(getattr(Decomposition, name)))
+    masked.write(masks)
+    np.testing.assert_array_equal(masked.to_vector(gradients), np.concatenate(slopes))
+    for kernel, value in zip(masked.variables, folded, strict=True):
+        np.testing.assert_array_equal(kernel, value.astype(np.float32))
+    assert seen == [{1}] * 2 * len(found.found)

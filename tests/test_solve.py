@@ -91,6 +91,10 @@ def loss_of(network, solution):
     return network[1].value(solution.rounded.scale, SAMPLE)
 
 
+def gradients_of_relaxation(solution):
+    return max(record.gradients for record in solution.records if record.phase.startswith(("continuation", "solve")))
+
+
 @pytest.mark.parametrize("options", [{}, {"curvature": "identity"}, {"continuation": False}, {"rounding": "random"}])
 def test_from_ones_down_to_the_budgets(network, options):
     solver = solver_of(network, 0.4, start="ones", **options)
@@ -187,9 +191,9 @@ def test_a_warm_start_meets_other_budgets_and_pays(network, share):
     solvers = [solver_of(network, share, warm, iterations=6) for _ in range(2)]
     solutions = [solver.run() for solver in solvers]
     check_budgets(network, solvers[0], solutions[0])
-    assert loss_of(network, solutions[0]) <= loss_of(network, cold) + 1e-3 or (
-        solutions[0].records[-1].gradients < cold.records[-1].gradients
-    )
+    assert gradients_of_relaxation(solutions[0]) < gradients_of_relaxation(cold)
+    relaxed = [network[1].value(solution.relaxed, SAMPLE) for solution in (solutions[0], cold)]
+    assert relaxed[0] <= relaxed[1] * 1.1
     np.testing.assert_array_equal(solutions[0].rounded.scale, solutions[1].rounded.scale)
     assert warm.bfgs.pairs == pairs
     np.testing.assert_array_equal(warm.bfgs.diagonal, diagonal)
