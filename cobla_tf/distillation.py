@@ -4,6 +4,7 @@ Cross-entropy and squared error are linear in what is to be learnt, or differ fr
 losses is to mix their targets, and training needs nothing new.
 """
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ import numpy as np
 from cobla_tf.elements import cast, forward
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample, Stream
-from cobla_tf.loss import Loss, LossSum
+from cobla_tf.loss import Loss, LossSum, like
 
 CROSS_ENTROPY = "categorical_crossentropy"
 
@@ -30,7 +31,8 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
     """
     if isinstance(loss, LossSum):
         raise ConfigError("distillation takes a network with one output that has a loss; set distillation to 0.")
-    plain = np.shape(probe.labels)[1:] == tuple(outputs) and not _from_logits(loss)
+    one_axis_less = (*np.shape(probe.labels)[1:], 1)  # see loss.like
+    plain = tuple(outputs) in (np.shape(probe.labels)[1:], one_axis_less) and not _from_logits(loss)
     if not plain and not _is_cross_entropy(loss):
         raise ConfigError(
             f"distillation takes (sparse) categorical cross-entropy, or a loss whose labels look like the outputs, got "
@@ -58,9 +60,11 @@ def softened(
             outputs = keras.ops.softmax(outputs)
         if loss.labels == "sparse":
             labels = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), outputs.shape[-1])
-        return (1 - share) * keras.ops.cast(labels, "float32") + share * outputs
+        return (1 - share) * keras.ops.cast(like(labels, outputs), "float32") + share * outputs
 
     chosen = loss
+    if loss.labels == "binary":  # of shares between 0 and 1 none is right or wrong
+        chosen = dataclasses.replace(loss, labels="other")
     if classes:
         sparse = loss.labels == "sparse"
         function = keras.losses.CategoricalCrossentropy(from_logits=from_logits) if sparse else loss.function

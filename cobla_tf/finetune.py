@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -99,9 +100,15 @@ def _compiled(
     model.compile(
         optimizer=make(),
         loss=joined([part.function for part in parts]),
-        metrics=joined([["accuracy"] if part.labels != "other" else [] for part in parts]),
+        metrics=joined([_metrics(part) for part in parts]),
     )
     return model
+
+
+def _metrics(loss: Loss) -> list[Any]:
+    if loss.labels == "binary":
+        return [keras.metrics.BinaryAccuracy("accuracy", threshold=loss.threshold)]
+    return ["accuracy"] if loss.labels != "other" else []
 
 
 def training_backup(

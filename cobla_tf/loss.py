@@ -23,7 +23,8 @@ class Loss:
 
     Attributes:
         function: a keras.losses.Loss, or a function of (labels, outputs).
-        labels: "sparse" (class numbers), "one-hot", or "other", where accuracy has no meaning.
+        labels: "sparse" (class numbers), "one-hot", "binary" (0 or 1 for one output), or "other", where accuracy has no
+            meaning.
         description: what it is, in errors.
         place: of the output whose accuracy is told.
     """
@@ -37,6 +38,9 @@ class Loss:
         """Sum of the loss over a batch, as a scalar tensor, of at least single precision."""
         if keras.backend.standardize_dtype(outputs.dtype) in HALF_PRECISION:
             outputs = keras.ops.cast(outputs, "float32")
+        labels = like(labels, outputs)
+        if not isinstance(self.function, keras.losses.Loss):  # which does it itself
+            labels = keras.ops.cast(labels, outputs.dtype)
         value = self.function(labels, outputs)
         reduction = getattr(self.function, "reduction", None)
         if reduction == "sum":
@@ -46,11 +50,19 @@ class Loss:
             value = value * replicas
         return keras.ops.mean(value) * keras.ops.cast(keras.ops.shape(outputs)[0], value.dtype)
 
+    @property
+    def threshold(self) -> float:
+        """Above it the one output of a binary classifier says 1: half a probability, or its logit."""
+        return 0.0 if getattr(self.function, "from_logits", False) else 0.5
+
     def hits(self, labels: Any, outputs: Any) -> Any:
         """Number of correct first guesses in a batch, as a scalar tensor."""
         if self.labels == "one-hot":
             labels = keras.ops.argmax(labels, axis=-1)
-        guesses = keras.ops.argmax(outputs, axis=-1)
+        if self.labels == "binary":
+            guesses = keras.ops.cast(keras.ops.reshape(outputs, (-1,)) > self.threshold, "int32")
+        else:
+            guesses = keras.ops.argmax(outputs, axis=-1)
         same = keras.ops.equal(guesses, keras.ops.cast(keras.ops.reshape(labels, (-1,)), guesses.dtype))
         return keras.ops.sum(keras.ops.cast(same, "int32"))
 
@@ -108,6 +120,16 @@ class LossSum:
     def _triples(self, labels: Any, outputs: Any) -> list[tuple[Loss, Any, Any]]:
         judged = [outputs[place] for place in self.places]
         return list(zip(self.parts, parts_of(labels), judged, strict=True))
+
+
+def like(labels: Any, outputs: Any) -> Any:
+    """Labels [n] for outputs [n, 1] and the like, given the axis that Keras' compile gives them: without it a plain
+    function of both compares every label with every output."""
+    if len(labels.shape) + 1 == len(outputs.shape) and outputs.shape[-1] == 1:
+        return keras.ops.expand_dims(labels, -1)
+    if len(labels.shape) == len(outputs.shape) + 1 and labels.shape[-1] == 1:
+        return keras.ops.squeeze(labels, -1)
+    return labels
 
 
 def _check_labels(labels: Array, classes: int) -> None:

@@ -69,7 +69,8 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
     if not np.issubdtype(labels.dtype, np.number) and labels.dtype != bool:
         raise DataError(f"expected labels that are numbers, got {labels.dtype}; map class names to 0..n-1 first.")
     kind = _label_kind(labels, output.values)
-    chosen = _default(output, labels, kind) if _is_default(loss) else _given(loss, kind)
+    classes = kind in ("sparse", "one-hot")
+    chosen = _default(output, labels, kind) if loss is None or (_is_default(loss) and classes) else _given(loss, kind)
     chosen.check_labels(labels, output.values)
     value = _first_value(chosen, labels, output.values)
     if not np.isfinite(value):
@@ -81,10 +82,10 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
 
 
 def _is_default(loss: Any) -> bool:
-    """Nothing, or a bare name of what is the default: whether it is told logits or probabilities is then left open."""
+    """A bare name of what is the default: whether it is told logits or probabilities is then left open."""
     name = getattr(loss, "__name__", loss)
     known = ("categorical_crossentropy", "CategoricalCrossentropy")
-    return loss is None or (isinstance(name, str) and name.removeprefix("sparse_").removeprefix("Sparse") in known)
+    return isinstance(name, str) and name.removeprefix("sparse_").removeprefix("Sparse") in known
 
 
 def _first_value(loss: Loss, labels: Array, outputs: Array) -> float:
@@ -98,6 +99,8 @@ def _first_value(loss: Loss, labels: Array, outputs: Array) -> float:
 
 
 def _label_kind(labels: Array, outputs: Array) -> str:
+    if outputs.ndim == 2 and outputs.shape[1] == 1 and labels.size == len(outputs) and np.isin(labels, (0, 1)).all():
+        return "binary"
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return "other"
     if labels.shape == outputs.shape:
@@ -116,12 +119,12 @@ def _given(loss: Any, kind: str) -> Loss:
             f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss{hint}"
         ) from error
     name = getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__)
-    comparable = kind if kind == "one-hot" or "sparse" in name else "other"
-    return Loss(function, comparable, f"{name}, as given")
+    told = {"one-hot": True, "binary": "binary" in name.lower(), "sparse": "sparse" in name.lower()}
+    return Loss(function, kind if told.get(kind) else "other", f"{name}, as given")
 
 
 def _default(output: _Output, labels: Array, kind: str) -> Loss:
-    if kind == "other":
+    if kind in ("binary", "other"):
         if labels.ndim == output.values.ndim == 2 and output.values.shape[1] != labels.shape[1] > 1:
             raise DataError(
                 f"expected class numbers or rows of {output.values.shape[1]}, as the model has outputs, got rows of "

@@ -38,10 +38,51 @@ def test_the_bare_name_of_the_default_is_recognised_too(name, activation, said):
     assert said in resolve_loss(name, head(activation), Sample(*images_and_labels(16))).description
 
 
-def test_a_binary_classifier_with_its_loss():
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    ("activation", "given"),
+    [
+        ("sigmoid", "binary_crossentropy"),
+        ("sigmoid", keras.losses.BinaryFocalCrossentropy()),
+        (None, keras.losses.BinaryCrossentropy(from_logits=True)),
+    ],
+)
+def test_a_binary_classifier_with_its_loss(activation, given, flat):
     images, labels = images_and_labels(16, classes=2)
-    loss = resolve_loss("binary_crossentropy", head("sigmoid", units=1), Sample(images, labels[:, None]))
-    assert loss.labels == "other"
+    labels, model = labels if flat else labels[:, None], head(activation, units=1)
+    loss = resolve_loss(given, model, Sample(images, labels))
+    outputs = np.asarray(model(images))
+    model.compile(loss=given)
+    expected = model.evaluate(images, labels, batch_size=16, verbose=0)
+    assert float(loss.total(labels, outputs)) / 16 == pytest.approx(expected, rel=1e-5)
+    right = (outputs > (0.5 if activation else 0)).ravel() == labels.ravel()
+    assert 0 < int(loss.hits(labels, outputs)) == right.sum() < 16
+
+
+PER_LABEL = ["hinge", "categorical_hinge", "poisson", "kl_divergence", "dice", "mse", "log_cosh", "binary_crossentropy"]
+
+
+@pytest.mark.parametrize("given", [*PER_LABEL, lambda labels, outputs: keras.ops.mean((labels - outputs) ** 2, -1)])
+def test_labels_of_one_axis_less_are_compared_each_with_its_output(given):
+    images, labels = images_and_labels(16, classes=2)
+    model = head("sigmoid", units=1)
+    model.compile(loss=given)
+    expected = model.evaluate(images, labels, batch_size=16, verbose=0)
+    total = resolve_loss(given, model, Sample(images, labels)).total(labels, model(images))
+    assert float(total) / 16 == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("given", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy()])
+def test_a_class_for_every_pixel(given):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((10, 10, 2)), keras.layers.Conv2D(3, 3, padding="same", activation="softmax")]
+    )
+    images, masks = images_and_labels(8)[0], np.random.default_rng(0).integers(0, 3, (8, 10, 10))
+    model.compile(loss=given)
+    expected = model.evaluate(images, masks, batch_size=8, verbose=0)
+    loss = resolve_loss(given, model, Sample(images, masks))
+    assert float(loss.total(masks, model(images))) / 8 == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
