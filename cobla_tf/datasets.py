@@ -1,11 +1,13 @@
 """Training and test images: scikit-learn's digits, tensorflow-datasets or an image folder; never from the network."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from absl import logging
 
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Stream
@@ -38,12 +40,31 @@ class DataSplits:
             so.
         classes: number of classes.
         description: one line: name, origin and sizes.
+        look_through: reads all images, and raises a DataError that names the first that cannot be read.
     """
 
     train: Images
     test: Images
     classes: int
     description: str
+    look_through: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """For work on a stream, in which an unreadable image stops TensorFlow, which does not know its name.
+
+        Raises:
+            DataError: it names the image.
+        """
+        import tensorflow as tf
+
+        try:
+            yield
+        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.DataLossError):
+            if not isinstance(self.train, tuple):
+                logging.warning("TensorFlow has stopped; looking whether all images can be read")
+                self.look_through()
+            raise
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,14 @@ def load_dataset(
         train, test = (_arrays(split, decoding, source.origin) for split in (source.train, source.test))
     else:
         train, test = _stream(source.train, decoding, seed), _stream(source.test, decoding, None)
-    return DataSplits(train, test, source.classes, _describe(source.origin, source.train.count, source.test.count))
+
+    def look_through() -> None:
+        for split in (source.train, source.test):
+            for _ in _readable(split, decoding, source.origin):
+                pass
+
+    described = _describe(source.origin, source.train.count, source.test.count)
+    return DataSplits(train, test, source.classes, described, look_through)
 
 
 def _source(name: str, data_dir: str | None, channels: int) -> ImageSource:

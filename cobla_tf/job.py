@@ -112,12 +112,15 @@ class Job:
             **checked,
         }
         unfinished = Unfinished(self.config.output_dir)
-        if self.pretrain_epochs:
-            loosest = {"budgets": {name: max(asked[name]) for name in ("macs", "params")}} if self.sweep else asked
-            arguments |= self._pretrained(model, {**arguments, **loosest}, unfinished, devices)
-        outcome = pareto(model, **asked, **arguments) if self.sweep else compress(model, **asked, **arguments).report
+        with data.named():
+            if self.pretrain_epochs:
+                loosest = {"budgets": {name: max(asked[name]) for name in ("macs", "params")}} if self.sweep else asked
+                arguments |= self._pretrained(model, {**arguments, **loosest}, unfinished, devices)
+            outcome = (
+                pareto(model, **asked, **arguments) if self.sweep else compress(model, **asked, **arguments).report
+            )
         unfinished.remove()
-        return outcome
+        return outcome if self.sweep else outcome.report
 
     def _load(self) -> tuple["keras.Model", "DataSplits"]:
         import keras

@@ -61,12 +61,23 @@ def make_report(
         evaluations=account.evaluations,
         evaluated_on=plan.evaluated_on,
         seed=config.seed,
-        config={**asked, **dataclasses.asdict(config)},
+        config={**asked, **_told(config)},
         versions=versions(),
         seconds=account.seconds,
         notes=tuple(account.notes),
         fine_tuning=history,
         command=command(),
+    )
+
+
+def _told(config: Config) -> dict[str, Any]:
+    """The settings as data: callbacks, which may hold files and models, by their classes."""
+    tuned = config.fine_tune
+    given = tuned.optimizer
+    optimizer = given if isinstance(given, str) else {"class": type(given).__name__, **given.get_config()}
+    callbacks = tuple(type(callback).__name__ for callback in tuned.callbacks)
+    return dataclasses.asdict(
+        dataclasses.replace(config, fine_tune=dataclasses.replace(tuned, optimizer=optimizer, callbacks=callbacks))
     )
 
 

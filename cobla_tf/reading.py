@@ -118,7 +118,11 @@ def _keep(dataset: Any, name: str) -> Examples:
 
 
 def _concatenated(batches: list[Any]) -> Any:
-    columns = zip(*(parts_of(batch) for batch in batches), strict=True)
+    columns = list(zip(*(parts_of(batch) for batch in batches), strict=True))
+    for column in columns:
+        shapes = {part.shape[1:] for part in column}
+        if len(shapes) > 1:
+            raise DataError(f"expected examples of one shape in all batches, got {' and '.join(map(str, shapes))}.")
     return joined([np.concatenate(column) for column in columns])
 
 

@@ -35,7 +35,9 @@ def run(experiment: Experiment) -> None:
     if not flags.FLAGS.smoke:
         settings = dataclasses.replace(experiment.settings, **chosen)
         import_tensorflow()
-        experiment.run(load(settings), settings, folder)
+        subject = load(settings)
+        with subject.data.named():
+            experiment.run(subject, settings, folder)
         return
     useless = [f"--{name}" for name in SUBJECT if name in chosen]
     if useless:

@@ -85,14 +85,18 @@ def test_paths_of_the_gradient_and_starts_agree_on_the_budget(model):
 
 def test_files_fine_tuning_and_a_tf_dataset(model, tmp_path):
     dataset = tf.data.Dataset.from_tensor_slices(images_and_labels(200)).batch(50)
-    tuning = FineTuneConfig(epochs=2, optimizer=keras.optimizers.SGD(momentum=0.9))
+    log = keras.callbacks.CSVLogger(str(tmp_path / "epochs.csv"))  # it holds an open file in training
+    tuning = FineTuneConfig(epochs=2, optimizer=keras.optimizers.SGD(momentum=0.9), callbacks=(log,))
     config = Config(solve=QUICK.solve, fine_tune=tuning, output_dir=str(tmp_path / "out"))
     result = cobla_tf.compress(
         model, dataset, macs=0.5, validation=images_and_labels(60, seed=1), exclude=["block/*"], config=config
     )
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["evaluations"]["fine-tuned"]["examples"] == 60
-    assert len(report["fine_tuning"]) == 2
+    assert len(report["fine_tuning"]) == 2 == len((tmp_path / "epochs.csv").read_text().splitlines()) - 1
+    shown = report["config"]["fine_tune"]
+    assert shown["callbacks"] == ["CSVLogger"]
+    assert (shown["optimizer"]["class"], shown["optimizer"]["momentum"]) == ("SGD", 0.9)
     assert {"name": "block/conv", "kind": "Conv2D", "reason": "excluded by 'block/*'"} in report["skipped"]
     assert not result.report.failures
     for path in result.report.files.values():

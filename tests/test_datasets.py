@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cobla_tf import datasets
 from cobla_tf.datasets import load_dataset
@@ -185,6 +186,20 @@ def test_a_file_that_is_no_image_is_named(folder):
     (folder / "train" / "ant" / "4.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"4\.png"):
         _load(folder)
+
+
+def test_a_file_of_a_large_set_that_is_no_image_is_named_when_it_comes_up(folder, monkeypatch):
+    monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
+    (folder / "train" / "zebra" / "1.png").write_bytes(b"no image")
+    splits = _load(folder)
+    with pytest.raises(DataError, match=r"1\.png"), splits.named():
+        list(splits.train.batches(2))
+
+
+def test_what_else_stops_tensorflow_is_not_laid_on_the_images(folder, monkeypatch):
+    monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="else"), _load(folder).named():
+        raise tf.errors.InvalidArgumentError(None, None, "something else")
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (None, None, 3), (8, 8, 4), (9, 8, 1)])

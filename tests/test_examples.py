@@ -57,6 +57,15 @@ def test_a_set_above_the_memory_limit_is_streamed(monkeypatch):
         stream.check_draw(9)
 
 
+def test_batches_of_several_shapes_are_refused():
+    sides = tf.data.Dataset.from_generator(
+        lambda: ((np.zeros((2, side, side, 1)), np.zeros(2)) for side in (4, 5)),
+        output_signature=(tf.TensorSpec((None, None, None, 1)), tf.TensorSpec((None,))),
+    )
+    with pytest.raises(DataError, match=r"one shape in all batches, got \([45], [45], 1\) and"):
+        as_examples(sides)
+
+
 def test_a_set_whose_size_is_known_is_not_read_to_count_it(monkeypatch):
     def never(place):
         raise AssertionError(place)

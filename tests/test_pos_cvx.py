@@ -186,15 +186,15 @@ def test_the_bound_is_the_optimum_of_the_linear_relaxation(seed, resources):
     assert bound.value == pytest.approx(-answer.fun, abs=1e-7)
 
 
-def test_where_the_proof_is_cut_short_the_gap_says_so(monkeypatch):
+@pytest.mark.parametrize("limits", [{"NODES": 1, "FEW": 1, "MANY": 1}, {"WORK": 1}, {"WORK": 100}])
+def test_where_the_proof_is_cut_short_the_gap_says_so(monkeypatch, limits):
     limited = importlib.import_module("cobla_tf.knapsack.solve")
     choices = random_choices(1, 2, sites=8)
     start = choices.starts
     best = solve(choices, start)
     assert best.gap == 0
-    monkeypatch.setattr(limited, "NODES", 1)
-    monkeypatch.setattr(limited, "FEW", 1)
-    monkeypatch.setattr(limited, "MANY", 1)
+    for name, limit in limits.items():
+        monkeypatch.setattr(limited, name, limit)
     cut = solve(choices, start)
     assert choices.fits(cut.picks)
     assert cut.gap > 0

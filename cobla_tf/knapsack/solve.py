@@ -9,14 +9,15 @@ import numpy as np
 from cobla_tf.knapsack.bound import Bound, lagrangian_bound
 from cobla_tf.knapsack.greedy import filled, priced_picks
 from cobla_tf.knapsack.problem import TOLERANCE, Choices, Solution
-from cobla_tf.knapsack.search import TooManyError, search
+from cobla_tf.knapsack.search import TooManyError, Work, WorkSpentError, search
 
 Array = np.ndarray
 
 FEW, MANY = 100_000, 1_000_000
 """Combinations that one search may hold where its node can be branched on instead, and where that would not help."""
-NODES = 2_000
-"""Nodes after which the proof is given up; the gap then says how much of it is missing."""
+NODES, WORK = 2_000, 50_000_000
+"""Nodes, and combinations in all searches, after which the proof is given up; the gap then says how much of it is
+missing."""
 NARROWEST, WIDENING = 1 / 256, 1.5
 """Of a node's distance between bound and incumbent, the first that is searched, and the growth from one to the next."""
 TIED, LEAP = 1e-4, 1 / 8
@@ -31,6 +32,7 @@ class _Tree:
         choices: the whole problem.
         picks, value: the incumbent.
         unproved: the largest bound of a node that was given up.
+        work: what searches may still look at.
         nodes: (-bound, number, places, Bound), a heap.
     """
 
@@ -38,6 +40,7 @@ class _Tree:
     picks: Array
     value: float
     unproved: float = -np.inf
+    work: Work = field(default_factory=lambda: Work(WORK))
     nodes: list[tuple[float, int, Array, Bound]] = field(default_factory=list)
     numbers: count = field(default_factory=count)
 
@@ -80,7 +83,7 @@ class _Tree:
         self.push(places[~split.low | ~split.site])
 
     def _search(self, places: Array, bound: Bound, distance: float, most: int) -> bool:
-        picks = search(self.choices.take(places), bound, distance, most)
+        picks = search(self.choices.take(places), bound, distance, most, self.work)
         self.offer(None if picks is None else places[picks])
         return picks is not None
 
@@ -140,7 +143,11 @@ def solve(choices: Choices, start: Array) -> Solution:
         if not tree.nodes or -tree.nodes[0][0] <= tree.value + TOLERANCE:
             break
         _, _, places, bound = heapq.heappop(tree.nodes)
-        tree.close(places, bound)
+        try:
+            tree.close(places, bound)
+        except WorkSpentError:
+            tree.unproved = max(tree.unproved, bound.value)
+            break
     left = -tree.nodes[0][0] if tree.nodes else -np.inf
     bound = max(tree.value, tree.unproved, left)
     return Solution(tree.value, bound if bound > tree.value + TOLERANCE else tree.value, tree.picks)
