@@ -120,7 +120,7 @@ class Job:
                 pareto(model, **asked, **arguments) if self.sweep else compress(model, **asked, **arguments).report
             )
         unfinished.remove()
-        return outcome if self.sweep else outcome.report
+        return outcome
 
     def _load(self) -> tuple["keras.Model", "DataSplits"]:
         import keras
