@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,14 @@ class DataSplits:
             so.
         classes: number of classes.
         description: one line: name, origin and sizes.
-        look_through: reads all images, and raises a DataError that names the first that cannot be read.
+        look_through: of streams: reads all images, and raises a DataError that names the first that cannot be read.
     """
 
     train: Images
     test: Images
     classes: int
     description: str
-    look_through: Callable[[], None] = lambda: None
+    look_through: Callable[[], None] | None = None
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -61,7 +62,7 @@ class DataSplits:
         try:
             yield
         except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.DataLossError):
-            if not isinstance(self.train, tuple):
+            if self.look_through is not None:
                 logging.warning("TensorFlow has stopped; looking whether all images can be read")
                 self.look_through()
             raise
@@ -130,14 +131,10 @@ def load_dataset(
     pixels = (source.train.count + source.test.count) * int(np.prod(image_shape))
     if pixels * np.dtype(decoding.dtype).itemsize <= MEMORY_LIMIT:
         train, test = (_arrays(split, decoding, source.origin) for split in (source.train, source.test))
+        look_through = None
     else:
         train, test = _stream(source.train, decoding, seed), _stream(source.test, decoding, None)
-
-    def look_through() -> None:
-        for split in (source.train, source.test):
-            for _ in _readable(split, decoding, source.origin):
-                pass
-
+        look_through = partial(_look_through, source, decoding)
     described = _describe(source.origin, source.train.count, source.test.count)
     return DataSplits(train, test, source.classes, described, look_through)
 
@@ -214,6 +211,12 @@ def _readable(split: EncodedSplit, decoding: Decoding, origin: str) -> Iterator[
         raise DataError(f"{origin} cannot be read at {where}, replace or remove it: {error.message[:200]}") from error
     if read != split.count:
         raise DataError(f"{origin} should have {split.count} images in a split but has {read}: prepare it anew.")
+
+
+def _look_through(source: ImageSource, decoding: Decoding) -> None:
+    for split in (source.train, source.test):
+        for _ in _readable(split, decoding, source.origin):
+            pass
 
 
 def _is_image(path: str) -> bool:

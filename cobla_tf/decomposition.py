@@ -42,7 +42,7 @@ class Decomposition:
 
     def project(self, kernel_gradient: Array) -> Array:
         """dE/dm_j = P_j^T (dE/dW) V_j, summed over the groups, float64 [full_rank], from dE/dW."""
-        return np.einsum("gij,gij->j", self.P, self.form.matrices(kernel_gradient) @ self.V)
+        return np.einsum("gij,gij->j", self.P, self.form.matrices(kernel_gradient.astype(float)) @ self.V)
 
     def factors(self, terms: Array, scale: Array | None = None) -> tuple[Array, Array]:
         """Kernels of the two layers that replace the original one.

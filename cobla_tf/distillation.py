@@ -31,8 +31,8 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
     """
     if isinstance(loss, LossSum):
         raise ConfigError("distillation takes a network with one output that has a loss; set distillation to 0.")
-    one_axis_less = (*np.shape(probe.labels)[1:], 1)  # see loss.like
-    plain = tuple(outputs) in (np.shape(probe.labels)[1:], one_axis_less) and not _from_logits(loss)
+    labels = like(probe.labels, np.empty((probe.size, *outputs)))
+    plain = tuple(labels.shape[1:]) == tuple(outputs) and not _from_logits(loss)
     if not plain and not _is_cross_entropy(loss):
         raise ConfigError(
             f"distillation takes (sparse) categorical cross-entropy, or a loss whose labels look like the outputs, got "

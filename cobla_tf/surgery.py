@@ -126,13 +126,9 @@ def _folded(model: keras.Model, sites: Sites) -> MaskedModel:
             kernel.assign(value)
 
     def to_vector(gradients: Sequence[Array]) -> Array:
-        return np.concatenate(list(on_all_cores(_projected, decompositions, gradients)))
+        return np.concatenate(list(on_all_cores(Decomposition.project, decompositions, gradients)))
 
     return MaskedModel(copy, [kernel.value for kernel in kernels], write, to_vector, partial(mask_kept, model, sites))
-
-
-def _projected(decomposition: Decomposition, gradient: Array) -> Array:
-    return decomposition.project(gradient.astype(float))
 
 
 def rebuild(

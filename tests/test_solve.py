@@ -87,10 +87,6 @@ def overspent(solution):
     return [max(record.budget_use.values()) > 1 + EXCESS for record in solution.records]
 
 
-def loss_of(network, solution):
-    return network[1].value(solution.rounded.scale, SAMPLE)
-
-
 def gradients_of_relaxation(solution):
     return max(record.gradients for record in solution.records if record.phase.startswith(("continuation", "solve")))
 
