@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def quadratic(n=12, seed=0):
     sides = (rows, constraints.limits, constraints.lower, constraints.upper)
     best = solve(QuadraticProgram(form, -curvature * centre, *sides), "clarabel")
     assert best.row_multipliers.max() > 0.01
-    problem = solver_problems.Problem(0.3, start, constraints, value, gradient, value, lambda x: curvature, 0.1)
+    problem = solver_problems.Problem(0.3, start, constraints, value, gradient, value, value, lambda x: curvature, 0.1)
     return problem, value(best.step)
 
 
@@ -125,7 +126,17 @@ def test_the_judge_projects_and_keeps_the_running_best():
     assert losses == sorted(losses, reverse=True)
     projected = problem.value(solver_methods.project(problem.constraints, outside))
     assert projected < losses[0]
-    assert curve[1] == solver_outcomes.Point(1, projected, projected)
+    assert curve[1] == solver_outcomes.Point(1, projected, projected, projected)
+
+
+def test_the_answer_is_the_judges_choice_and_not_the_samples():
+    problem, _ = quadratic()
+    start = problem.start
+    overfitted = replace(problem, judge=lambda x: float(np.abs(x - start).sum()))
+    visits = [solver_problems.Visit(i, x, -i) for i, x in enumerate([0.9 * start, start, 0.5 * start])]
+    curve = solver_outcomes.judge(overfitted, visits)
+    assert [point.spent for point in curve] == [0, 1]
+    assert curve[-1].held_out_loss == problem.value(start)
 
 
 def test_a_failure_keeps_what_was_found_and_is_named():
@@ -153,7 +164,9 @@ def test_slsqp_is_left_out_aloud_where_it_does_not_fit(monkeypatch):
 @pytest.mark.parametrize(("rival", "met"), [(0.5, True), (0.4, False), (0.3, False)])
 def test_the_verdict_says_who_is_ahead(rival, met):
     def outcome(name, loss):
-        return solver_outcomes.Outcome(0.2, name, 3, 10, 10, 0.0, "by itself", (solver_outcomes.Point(1.0, 1.0, loss),))
+        return solver_outcomes.Outcome(
+            0.2, name, 3, 10, 10, 0.0, "by itself", (solver_outcomes.Point(1.0, 1.0, 1.0, loss),)
+        )
 
     text, answer = solver_outcomes.verdict([outcome(solver_methods.OURS, 0.4), outcome("Frank-Wolfe", rival)])
     assert answer == met
@@ -170,7 +183,9 @@ def network():
 
 def test_the_problem_is_the_networks_from_pos_cvx(network):
     objective, sites, sample = network
-    problem = solver_problems.mask_problem(objective, sites, sample, sample.draw(10, np.random.default_rng(0)), 0.6)
+    problem = solver_problems.mask_problem(
+        objective, sites, (sample, sample, sample.draw(10, np.random.default_rng(0))), 0.6
+    )
     limits = resolve_limits(sites.costs, {"macs": 0.6, "params": 0.6})
     start = pos_cvx(sites.sigmas, sites.costs, limits)
     masks = sites.layout.leading(start.ranks)
@@ -195,10 +210,10 @@ def test_the_problem_is_the_networks_from_pos_cvx(network):
 def test_budgets_and_samples_that_leave_nothing_to_compare(network):
     objective, sites, sample = network
     with pytest.raises(BudgetError, match="whole"):
-        solver_problems.mask_problem(objective, sites, sample, sample, 1.0)
-    with pytest.raises(DataError, match="expected 50 training images"):
-        solver_problems.draw_apart(sample, 20, 30, np.random.default_rng(0))
-    first, second = solver_problems.draw_apart(sample, 15, 25, np.random.default_rng(0))
+        solver_problems.mask_problem(objective, sites, [sample] * 3, 1.0)
+    with pytest.raises(DataError, match=r"expected 60 training images \(20 \+ 10 \+ 30: gradients"):
+        solver_problems.draw_apart(sample, (20, 10, 30), np.random.default_rng(0))
+    first, second = solver_problems.draw_apart(sample, (15, 25), np.random.default_rng(0))
     assert (first.size, second.size) == (15, 25)
     both = np.concatenate([first.images, second.images]).reshape(40, -1)
     assert len(np.unique(both, axis=0)) == 40

@@ -1,8 +1,10 @@
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from absl import flags
+from cobla_tf.experiments.experiment import Settings
 
 import cobla_tf.main
 
@@ -40,16 +42,15 @@ def test_the_flags_table_is_the_programs_own_defaults_included():
 
 
 def test_every_flag_in_the_text_exists():
-    named = set(
-        re.findall(
-            r"--(?:no(?=band|growing|continuation|stop_at_original))?([a-z_]+)\b(?!\()", " ".join([*PAGES, WORKSPACE])
-        )
-    )
-    others = {"help", "verbosity", "logdir", "flagfile", "check", "durations", "maxfail", "vary", "smoke", "etas"}
-    others |= {"seeds", "ranks", "output", "models", "networks", "methods", "schemes", "repetitions"}
-    others |= {"check_input", "check_output", "seconds", "sites", "budget", "images", "momenta", "rates"}
-    others |= {"size", "problems", "clarabel_problems"}
-    assert named - others <= set(documented_flags())
+    text = " ".join([*PAGES, WORKSPACE])
+    named = set(re.findall(r"--(?:no(?=band|growing|continuation|stop_at_original))?([a-z_]+)\b(?!\()", text))
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("[ce]*/**/*.py")]
+    defined = set(re.findall(r'(?:flags\.DEFINE_\w+\(\s*"|add_argument\(\s*"--)(\w+)"', " ".join(sources)))
+    defined |= {field.name for field in fields(Settings)}
+    assert {"method", "names", "threads"} <= defined
+    of_absl_and_ruff = {"help", "verbosity", "flagfile", "check"}
+    of_other_programs = {"logdir", "durations", "maxfail"}
+    assert named - of_absl_and_ruff - of_other_programs <= defined
 
 
 def test_the_first_shell_block_is_the_two_commands_that_ci_runs():

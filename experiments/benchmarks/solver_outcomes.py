@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """The best feasible point by sample loss once `spent` gradients are gone, and what it is worth."""
+    """The best feasible point by the judge's loss once `spent` gradients are gone, and what it is worth."""
 
     spent: float
     sample_loss: float
+    judge_loss: float
     held_out_loss: float
 
 
@@ -81,7 +82,10 @@ def attempt(problem: Problem, name: str, method: Method, gradients: float) -> Ou
 
 
 def judge(problem: Problem, visits: Sequence[Visit]) -> tuple[Point, ...]:
-    """The running best by sample loss; infeasible points are projected and evaluated again, at the judge's expense."""
+    """The running best on the images set apart; what evaluations this takes costs the method nothing.
+
+    Infeasible points are projected and evaluated again.
+    """
     curve, best, limits = [], math.inf, problem.constraints
     for visit in visits:
         x, loss = visit.x, visit.loss
@@ -90,9 +94,10 @@ def judge(problem: Problem, visits: Sequence[Visit]) -> tuple[Point, ...]:
         if limits.violated(x) or (x != limits.clip(x)).any():
             x = project(limits, x)
             loss = problem.value(x)
-        if loss < best:
-            best = loss
-            curve.append(Point(visit.spent, loss, problem.held_out(x)))
+        judged = problem.judge(x)
+        if judged < best:
+            best = judged
+            curve.append(Point(visit.spent, loss, judged, problem.held_out(x)))
     return tuple(curve)
 
 

@@ -1,7 +1,7 @@
 """What the solvers are compared on: the masks of a network, and the meter that counts what each of them spends."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from cobla_tf.baselines.pos_cvx import select as pos_cvx
 from cobla_tf.budgets import resolve_limits
 from cobla_tf.errors import BudgetError, DataError
+from cobla_tf.sampling import JUDGES
 from cobla_tf.sqp.constraints import Constraints
 
 if TYPE_CHECKING:
@@ -37,13 +38,18 @@ class Settings:
     scheme: str = "spatial"
     budgets: tuple[float, ...] = (0.3, 0.2)
     sample: int = 500
-    held_out: int = 700
+    held_out: int = 500
     pretrain_epochs: int = 15
     batch_size: int = 64
     precision: str = "bfloat16"
     seed: int = 0
     ours: int = 10
     theirs: int = 20
+
+    @property
+    def judges(self) -> int:
+        """Images set apart to choose an iterate by, as many as a solve of this sample takes (cobla_tf.sampling)."""
+        return min(JUDGES, -(-self.sample // 2))
 
 
 class BudgetSpentError(Exception):
@@ -60,7 +66,8 @@ class Problem:
         constraints: rows in shares of the original cost.
         value: E(x) on the sample.
         gradient: E(x) and dE/dx, float64 [n], on the sample.
-        held_out: E(x) on images that no method sees.
+        judge: E(x) on other images, by which every method's answer is chosen among the points that it visited.
+        held_out: E(x) on images that nothing is chosen by.
         curvature: empirical Fisher diagonal, float64 [n], on a part of the sample.
         curvature_price: of that, in gradients.
     """
@@ -70,6 +77,7 @@ class Problem:
     constraints: Constraints
     value: Callable[[Array], float]
     gradient: Callable[[Array], tuple[float, Array]]
+    judge: Callable[[Array], float]
     held_out: Callable[[Array], float]
     curvature: Callable[[Array], Array]
     curvature_price: float
@@ -137,10 +145,13 @@ class Meter:
         return answer
 
 
-def mask_problem(
-    objective: "Objective", sites: "Sites", sample: "Sample", held_out: "Sample", budget: float
-) -> Problem:
+def mask_problem(objective: "Objective", sites: "Sites", samples: Sequence["Sample"], budget: float) -> Problem:
     """The masks of a network under one budget on MACs and params, from POS-CVX with its whole sites fixed whole.
+
+    Args:
+        objective, sites: of the network.
+        samples: the images behind the gradients, the judge and the held-out loss.
+        budget: see `Problem`.
 
     Raises:
         BudgetError: the budget cannot be met, or leaves every site whole.
@@ -148,6 +159,7 @@ def mask_problem(
     costs, layout = sites.costs, sites.layout
     limits = resolve_limits(costs, dict.fromkeys(costs.resources, budget))
     start = pos_cvx(sites.sigmas, costs, limits)
+    sample, judges, held_out = samples
     base, free = layout.leading(start.ranks), np.flatnonzero(~layout.spread(start.whole))
     if not free.size:
         raise BudgetError(f"the budget {budget:g} leaves every site whole: nothing is left to compare on; lower it.")
@@ -165,12 +177,12 @@ def mask_problem(
         loss, slopes = objective.gradient(expand(x), sample)
         return loss, slopes[free]
 
-    def value(x: Array) -> float:
-        return objective.value(expand(x), sample)
+    def value_on(images: "Sample") -> Callable[[Array], float]:
+        return lambda x: objective.value(expand(x), images)
 
     part = sample.draw(CURVATURE_IMAGES, np.random.default_rng(0))
     return Problem(
-        budget, base[free], constraints, value, gradient, lambda x: objective.value(expand(x), held_out),
+        budget, base[free], constraints, value_on(sample), gradient, value_on(judges), value_on(held_out),
         lambda x: objective.fisher(expand(x), part)[free], part.size / sample.size,
     )  # fmt: skip
 
@@ -200,26 +212,28 @@ def load_problems(settings: Settings) -> list[Problem]:
         seed=settings.seed,
     )  # fmt: skip
     examples = as_examples(data.train)
-    sample, held_out = draw_apart(examples, settings.sample, settings.held_out, np.random.default_rng(settings.seed))
+    sizes = (settings.sample, settings.judges, settings.held_out)
+    samples = draw_apart(examples, sizes, np.random.default_rng(settings.seed))
     # A file is a trained network already.
     loss = pretrain(model, examples, settings.pretrain_epochs if settings.model in ZOO else 0, settings.batch_size)
     sites = find_sites(model, settings.scheme, settings.exclude, shape)
     precision = resolve_precision(settings.precision)
-    objective = Objective(mask_model(model, sites), loss, settings.batch_size, sample.probe(), precision)
-    return [mask_problem(objective, sites, sample, held_out, budget) for budget in settings.budgets]
+    objective = Objective(mask_model(model, sites), loss, settings.batch_size, samples[0].probe(), precision)
+    return [mask_problem(objective, sites, samples, budget) for budget in settings.budgets]
 
 
-def draw_apart(examples: "Examples", sample: int, held_out: int, rng: np.random.Generator) -> tuple["Sample", "Sample"]:
-    """Two random samples without a common image.
+def draw_apart(examples: "Examples", sizes: Sequence[int], rng: np.random.Generator) -> list["Sample"]:
+    """Random samples of these sizes, no two with a common image.
 
     Raises:
-        DataError: there are fewer images than both need.
+        DataError: there are fewer images than all of them need.
     """
-    both = examples.draw(sample + held_out, rng)
-    if both.size < sample + held_out:
+    drawn = examples.draw(sum(sizes), rng)
+    if drawn.size < sum(sizes):
+        needs = " + ".join(f"{size:,}" for size in sizes)
         raise DataError(
-            f"expected {sample + held_out:,} training images for --sample and --held_out together, got {both.size:,}; "
-            "lower either."
+            f"expected {sum(sizes):,} training images ({needs}: gradients, judge and held-out loss), got "
+            f"{drawn.size:,}; lower --sample or --held_out."
         )
-    parts = np.split(rng.permutation(both.size), [sample])
-    return tuple(replace(both, images=both.images[part], labels=both.labels[part]) for part in parts)
+    parts = np.split(rng.permutation(drawn.size), np.cumsum(sizes)[:-1])
+    return [replace(drawn, images=drawn.images[part], labels=drawn.labels[part]) for part in parts]

@@ -4,8 +4,9 @@ python -m cobla_tf.experiments.benchmarks.solvers trains the digits network and 
 --data_dir take what the command line of the package takes. All methods see one loss on one fixed sample, one start
 (POS-CVX, its whole sites fixed whole) and the same budget rows. A loss without gradient counts as LOSS_PRICE of a
 gradient for all of them, ours included, and as nothing where the gradient at the same point follows. Every point that
-a method evaluates may be its answer: infeasible ones are projected first, and the best on the sample is judged on other
-training images. Exits with 1 where a method reaches a held-out loss as low as ours (a smoke run is too small to tell).
+a method evaluates may be its answer: infeasible ones are projected first, and the best on images set apart is taken, as
+in a solve of the package (half the sample, 500 at most). What it is worth is its loss on further training images. Exits
+with 1 where a method reaches a held-out loss as low as ours (a smoke run is too small to tell).
 """
 
 import sys
@@ -42,7 +43,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "scheme": flags.DEFINE_enum("scheme", default.scheme, SCHEMES, "Decomposition scheme."),
         "budgets": flags.DEFINE_list("budgets", ["0.3", "0.2"], "Of MACs and params alike."),
         "sample": flags.DEFINE_integer("sample", default.sample, "Images behind a gradient, the same for all.", 1),
-        "held_out": flags.DEFINE_integer("held_out", default.held_out, "Other training images, to judge by.", 1),
+        "held_out": flags.DEFINE_integer("held_out", default.held_out, "Others, for the loss that counts.", 1),
         "pretrain_epochs": flags.DEFINE_integer("pretrain_epochs", default.pretrain_epochs, "Of a zoo model.", 0),
         "batch_size": flags.DEFINE_integer("batch_size", default.batch_size, "Images a step.", 1),
         "precision": flags.DEFINE_enum("precision", default.precision, PRECISIONS, "As in cobla_tf.main."),
