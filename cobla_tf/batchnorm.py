@@ -39,7 +39,7 @@ def reestimate(model: keras.Model, sample: Sample, batch_size: int) -> None:
 
     One forward pass in training mode. The moving mean and variance become the averages over all batches, each weighted
     by its size; what they were before is forgotten. A layer that is used several times weighs its later uses more.
-    Nothing else that a training pass changes (seeds, statistics of other layers) stays changed.
+    Nothing else that a training pass changes (seeds, statistics of other layers, a kernel that is normalised) stays so.
 
     Args:
         model: functional or Sequential; other layers, as Dropout, do what they do in training.
@@ -48,7 +48,7 @@ def reestimate(model: keras.Model, sample: Sample, batch_size: int) -> None:
     """
     norms = batch_norms(model).open
     moved = {id(weight) for norm in norms for weight in (norm.moving_mean, norm.moving_variance)}
-    others = [weight for weight in model.non_trainable_variables if id(weight) not in moved]
+    others = [weight for weight in model.variables if id(weight) not in moved]
     before = [weight.numpy() for weight in others]
     with _own_momentum(norms):
         seen = 0

@@ -43,7 +43,7 @@ def record_operations(model: keras.Model, input_shape: tuple[Any, ...] | None = 
         input_shape: replaces the model's own where that has open dimensions, without the batch axis; a tuple of shapes
             where it has several inputs.
     """
-    recorder = _Recorder(_shared_by_reference(model))
+    recorder = _Recorder(shared_by_reference(model))
     like = None
     if input_shape is not None:
         shapes = input_shape if len(model.inputs) > 1 else (input_shape,)
@@ -61,8 +61,8 @@ def calls_by_layer(calls: list[Call]) -> list[list[Call]]:
     return list(groups.values())
 
 
-def _shared_by_reference(model: keras.Model) -> dict[int, str]:
-    """Layers, by id(), that hold a weight which another layer holds too, and that one's path."""
+def shared_by_reference(model: keras.Model) -> dict[int, str]:
+    """Layers of a model, by id(), that hold a weight which another layer holds too, and that one's path."""
     holders: dict[int, list[tuple[int, str]]] = {}
     for path, layer in {id(layer): (path, layer) for path, layer in leaf_layers(model)}.values():
         for weight in layer.weights:
@@ -92,7 +92,8 @@ class _Recorder:
             layer, given = originals[id(stand_in)], symbolic(args, kwargs)
             outputs = stand_in(*args, **kwargs)
             if is_graph(layer):
-                inner = self.replay(layer, given, f"{prefix}{layer.name}/")
+                images = symbolic(args[0] if args else kwargs["inputs"])  # without a mask
+                inner = self.replay(layer, images, f"{prefix}{layer.name}/")
                 self._link(symbolic(outputs), [self._origin(tensor) for tensor in inner])
             elif given:
                 self._record(layer, prefix, given, symbolic(outputs))

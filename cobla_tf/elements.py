@@ -47,10 +47,17 @@ def arrange_images(model: keras.Model, images: Any) -> Any:
         images: an array for one input, else a list or tuple in that order, or a dict by the inputs' names.
 
     Raises:
-        DataError: some are missing, or of another number.
+        DataError: some are missing, of another number, empty, no numbers, or of a shape that is not the input's.
     """
     names = tuple(tensor.name for tensor in model.inputs)
-    return cast(model, each(np.asarray, _arrange(images, names, "images", named=False)))
+    arrays = each(np.asarray, _arrange(images, names, "images", named=False))
+    for part in parts_of(arrays):
+        if part.dtype.kind in "OSUMm":
+            raise DataError(f"expected images that are arrays of numbers, got {part.dtype} of shape {part.shape}.")
+        if not part.size:
+            raise DataError(f"expected at least one image, got an array of shape {part.shape}.")
+    check_images(model, arrays)
+    return cast(model, arrays)
 
 
 def cast(model: keras.Model, images: Any) -> Any:

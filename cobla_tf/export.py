@@ -93,7 +93,7 @@ def export_model(
     Raises:
         ConfigError, ExportError: before any work: as `check_exports`.
         ModelError: likewise, a model that is neither functional nor Sequential.
-        DataError: images that are not one array for each input.
+        DataError: images that are not one array for each input, or do not fit it.
         OutputError: if the folder cannot be written.
         FailedExportError: at the end: a format could not be written, or its outputs differ from the network's by more
             than its tolerance (`cobla_tf.export_comparison.TOLERANCES`); such a file is kept in `folder`/rejected.

@@ -108,7 +108,7 @@ def own_classes(model: "keras.Model") -> list[str]:
 
     def walk(config: object) -> None:
         if isinstance(config, dict):
-            if config.get("registered_name") and not str(config.get("module")).startswith("keras"):
+            if config.get("registered_name") and str(config.get("module")).partition(".")[0] != "keras":
                 found.add(config["registered_name"])
             config = list(config.values())
         if isinstance(config, (list, tuple)):

@@ -17,7 +17,7 @@ def check_model(model: Any) -> None:
 
     Raises:
         ModelError: not a Keras model, subclassed, unbuilt, or holding a Lambda layer or one of a class that is not
-            registered, so that no file with it could be read; or a name that TensorFlow refuses.
+            registered, so that no file with it could be read; a name that TensorFlow refuses; or an input of strings.
     """
     if not isinstance(model, keras.Model):
         raise ModelError(f"expected a keras.Model, got {type(model).__name__}.")
@@ -32,6 +32,11 @@ def check_model(model: Any) -> None:
             f"model {model.name!r} has a name that TensorFlow refuses: make it anew, keras.Model(model.input, "
             "model.output, name=...), with a name that begins with a letter or digit and has no blanks or accents."
         )
+    for tensor in model.inputs:
+        if tensor.dtype == "string":
+            raise ModelError(
+                f"input {tensor.name!r} of model {model.name!r} takes strings: turn them into numbers in front of it."
+            )
     for path, layer in leaf_layers(model):
         _check_layer(path, layer)
 

@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 
 from cobla_tf.calls import Call, calls_by_layer, record_calls
 from cobla_tf.config import ALL_LAYERS, LAYERS
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import ConfigError, ModelError, first_line
 from cobla_tf.export_formats import WRITERS, Source
 from cobla_tf.quiet import quiet
 from cobla_tf.resources import Resource
@@ -101,7 +101,7 @@ def measure_latency(
         name: of the resource.
 
     Raises:
-        ModelError, ConfigError: as `find_sites`.
+        ModelError, ConfigError: as `find_sites`, and ModelError for layers that LiteRT does not run alone.
     """
     if threads < 1 or seconds < 0:
         raise ConfigError(f"expected at least 1 thread and 0 seconds, got {threads!r} and {seconds!r}.")
@@ -113,13 +113,24 @@ def measure_latency(
         [_variant(site, shape, rank) for rank in (None, *chosen) for shape in at]
         for site, chosen, at in zip(sites.found, ranks, shapes, strict=True)
     ]
-    times = iter(time_models([variant for group in variants for variant in group], threads, seconds) * MICRO)
+    times = iter(_times([variant for group in variants for variant in group], threads, seconds) * MICRO)
     original, per_rank, base = {}, {}, {}
     for site, chosen, at in zip(sites.found, ranks, shapes, strict=True):
         whole, *spent = (sum(next(times) for _ in at) for _ in range(1 + len(chosen)))
         original[site.name] = round(float(whole), 2)
         base[site.name], per_rank[site.name] = _line(site.name, chosen, np.array(spent))
     return Resource(name, original, per_rank, base)
+
+
+def _times(models: Sequence[keras.Model], threads: int, seconds: float) -> Array:
+    try:
+        return time_models(models, threads, seconds)
+    except Exception as error:  # converters and interpreters raise nearly anything
+        kinds = ", ".join(sorted({layer.compute_dtype for model in models for layer in model.layers}))
+        raise ModelError(
+            f"LiteRT does not run these layers alone, which compute in {kinds} ({first_line(error)}); measure a "
+            "float32 version of the model, or write the table by hand (see --resources)."
+        ) from error
 
 
 def _clock(threads: int) -> Callable[[], float]:

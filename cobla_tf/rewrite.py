@@ -1,11 +1,12 @@
 """Copies of Keras models in which some layers are replaced by others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
+from cobla_tf.errors import ModelError
 from cobla_tf.graph import copied, functional, is_graph, symbolic
 
 Layers = Sequence[keras.layers.Layer]
@@ -50,6 +51,39 @@ def fresh(model: keras.Model) -> keras.Model:
     return _Rewriter(lambda _: None).rewrite(model)
 
 
+def _freeze(model: keras.Model) -> None:
+    """Freeze a model, which in Keras freezes all layers inside, but let those train that did."""
+    flags = [(layer, layer.trainable) for layer in _inside(model)]
+    model.trainable = False
+    for layer, flag in flags:
+        layer.trainable = flag
+
+
+def _inside(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """All layers, nested models before what they hold."""
+    for layer in model.layers:
+        yield layer
+        if is_graph(layer):
+            yield from _inside(layer)
+
+
+def _copy_vocabulary(layer: Any, copy: Any) -> None:
+    """Of a lookup layer; one given to its constructor has come with the config.
+
+    Raises:
+        ModelError: it has weights beside it that Keras does not give out.
+    """
+    words = layer.get_vocabulary(include_special_tokens=False)
+    if words == copy.get_vocabulary(include_special_tokens=False):
+        return
+    if layer.get_config().get("output_mode") == "tf_idf":
+        raise ModelError(
+            f"layer {layer.name!r} learnt its vocabulary by adapt() in the mode tf_idf, and Keras cannot copy that: "
+            "give it vocabulary= and idf_weights= when it is made, or use it outside of the model."
+        )
+    copy.set_vocabulary(words)
+
+
 @dataclass
 class _Rewriter:
     replace: Callable[[keras.layers.Layer], Layers | None]
@@ -59,12 +93,16 @@ class _Rewriter:
     def rewrite(self, model: keras.Model) -> keras.Model:
         copy = keras.models.clone_model(functional(model), clone_function=self._clone, call_function=self._call)
         if not model.trainable:
-            copy.trainable = False
+            _freeze(copy)
         return copy
 
     def copy_weights(self) -> None:
         for layer, copy in self.copies.values():
-            if not is_graph(layer) and getattr(layer, "weights", None):
+            if is_graph(layer) or not isinstance(layer, keras.layers.Layer):
+                continue
+            if hasattr(layer, "get_vocabulary"):  # what adapt() learnt is neither in its weights nor in its config
+                _copy_vocabulary(layer, copy)
+            elif layer.weights:
                 copy.set_weights(layer.get_weights())
                 if hasattr(copy, "finalize_state"):  # Normalization computes with constants made from its weights
                     copy.finalize_state()

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from cobla_tf.elements import arrange_images, joined, shape_of
+from cobla_tf.elements import arrange_images, cast, joined, shape_of
 from cobla_tf.errors import ConfigError
 from cobla_tf.export_check import own_classes
 from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain, signature_names
@@ -19,7 +19,7 @@ from cobla_tf.graph import check_model
 from cobla_tf.layer_times import compare_sites
 from cobla_tf.quiet import quiet
 from cobla_tf.runtimes import Arrays, write_arrays
-from cobla_tf.timings import Benchmark, Timing, cores
+from cobla_tf.timings import Benchmark, SiteTiming, Timing, cores
 
 RUNTIMES = ("keras", "savedmodel", "litert")
 Files = list[tuple[str, ...]]
@@ -52,7 +52,7 @@ def benchmark(
     Raises:
         ModelError: a model cannot be read.
         ConfigError: a runtime, a batch or a time that cannot be used, or models of open image size without `images`.
-        DataError: images that are not one array for each input.
+        DataError: images that are not one array for each input, or do not fit it.
     """
     for model in (original, compressed):
         check_model(model)
@@ -67,7 +67,7 @@ def benchmark(
             job = {"threads": threads, "seconds": seconds, "batches": sorted({1, batch}), "files": files}
             rows = _measure(Path(name), job | {"names": signature_names(original)}, notes)
             timings += [Timing.of(runtime, threads, size, *times) for runtime, size, *times in rows]
-    sites = compare_sites(original, compressed, shape_of(images), seconds)
+    sites = _alone((original, compressed), shape_of(images), seconds, notes)
     for note in notes:
         logging.warning("benchmark: %s", note)
     return Benchmark(tuple(timings), sites, cores(), tuple(dict.fromkeys(notes)))
@@ -101,6 +101,17 @@ def time_together(
     return tuple(Timing.of("litert", 1, 1, first, own) for _, _, first, *others in rows for own in others), tuple(notes)
 
 
+def _alone(
+    models: tuple[keras.Model, keras.Model], input_shape: Any, seconds: float, notes: list[str]
+) -> tuple[SiteTiming, ...]:
+    """Each decomposed layer alone; none, with a note, where LiteRT does not take one of them."""
+    try:
+        return compare_sites(*models, input_shape, seconds)
+    except Exception as error:  # converters and interpreters raise nearly anything
+        notes.append(one_line(f"layers alone: {type(error).__name__}: {error}"))
+        return ()
+
+
 def _check(runtimes: Sequence[str], batch: int, seconds: float) -> None:
     unknown = sorted(set(runtimes) - set(RUNTIMES))
     if unknown or isinstance(runtimes, str):
@@ -115,7 +126,7 @@ def _images(model: keras.Model, images: Any) -> Arrays:
     if any(None in entry.shape[1:] for entry in model.inputs):
         raise ConfigError(f"model {model.name!r} leaves its image size open: pass images= of the size to measure.")
     rng = np.random.default_rng(0)
-    return arrange_images(model, joined([rng.uniform(size=(1, *entry.shape[1:])) for entry in model.inputs]))
+    return cast(model, joined([rng.uniform(size=(1, *entry.shape[1:])) for entry in model.inputs]))
 
 
 def _files(models: Sequence[keras.Model], runtimes: Sequence[str], folder: Path, notes: list[str]) -> Files:

@@ -92,3 +92,14 @@ def test_a_network_that_stays_as_it_is_keeps_its_statistics():
 def test_a_bad_number_of_images():
     with pytest.raises(ConfigError, match="batch_norm_images must be a whole number"):
         Config(batch_norm_images=-1)
+
+
+def test_a_kernel_that_is_normalised_in_training_stays_as_trained():
+    keras.utils.set_random_seed(0)
+    images = keras.Input(SIZE)
+    x = layers.BatchNormalization()(layers.SpectralNormalization(layers.Conv2D(4, 3))(images))
+    model = keras.Model(images, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    before = [weight.numpy() for weight in model.trainable_variables]
+    reestimate(model, Sample(*images_and_labels(20, SIZE)), batch_size=10)
+    for weight, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)

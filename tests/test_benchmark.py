@@ -12,7 +12,7 @@ from cobla_tf.experiments.benchmarks.narrow import narrow
 import cobla_tf
 from cobla_tf import speed
 from cobla_tf.calls import record_calls
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import ConfigError, DataError, ModelError
 from cobla_tf.layer_times import compare_sites, measure_latency, time_models
 from cobla_tf.resources import add_resources, read_resources, write_resources
 from cobla_tf.sites import find_sites
@@ -115,6 +115,35 @@ def test_bad_input_is_refused(measured):
     open_size = keras.Model(images, keras.layers.Conv2D(2, 3)(images), name="open")
     with pytest.raises(ConfigError, match=r"open.*images="):
         cobla_tf.benchmark(open_size, open_size)
+
+
+def test_layers_that_litert_does_not_run_alone_cost_only_their_own_times():
+    keras.utils.set_random_seed(0)
+    images = keras.Input((6, 6, 4))
+    half = keras.Model(images, keras.layers.Conv2D(8, 3, name="conv", dtype="mixed_float16")(images))
+    report = cobla_tf.benchmark(half, at_rank(half, 2), runtimes=["litert"], seconds=0)
+    assert report.sites == ()
+    assert any(note.startswith("layers alone: ") for note in report.notes)
+    with pytest.raises(ModelError, match="compute in float16"):
+        measure_latency(half, seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "named"),
+    [
+        (np.zeros((4, 9, 9, 2)), r"shape \(10, 10, 2\)"),
+        (np.zeros((10, 10, 2)), r"shape \(10, 10, 2\)"),
+        (np.zeros((0, 10, 10, 2)), "at least one image"),
+        (np.array(["a"]), "arrays of numbers"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_before_any_work(images, named, tmp_path):
+    model = small_cnn()
+    with pytest.raises(DataError, match=named):
+        cobla_tf.benchmark(model, model, images=images)
+    with pytest.raises(DataError, match=named):
+        cobla_tf.export_model(model, tmp_path / "out", ["keras"], images=images)
+    assert not (tmp_path / "out").exists()
 
 
 def test_equal_layers_are_timed_once_and_a_larger_one_takes_longer():

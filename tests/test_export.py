@@ -142,6 +142,11 @@ def test_a_model_with_layers_of_the_users_own_is_read_again_in_this_process(tmp_
     assert exports.checks[0].difference == 0
 
 
+def test_a_module_whose_name_begins_like_keras_is_not_keras_own(monkeypatch):
+    monkeypatch.setattr(Twice, "__module__", "keras_layers_of_mine")
+    assert own_classes(keras.Sequential([keras.Input((3,)), Twice()])) == ["tests>Twice"]
+
+
 def test_differences_are_judged():
     expected = np.array([[3.0, 4.0], [0.0, 0.0]])
     exact = compare("keras", "keras", 1, expected, expected, 0.0)
