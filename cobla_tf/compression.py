@@ -21,7 +21,7 @@ from cobla_tf.export_formats import plain
 from cobla_tf.files import replace_with
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
-from cobla_tf.notes import chosen_epoch, lost_attributes, of_one_output, renormalised, untrained
+from cobla_tf.notes import chosen_epoch, lost_attributes, of_one_output, own_training, renormalised, untied, untrained
 from cobla_tf.output import BEFORE_FINE_TUNING, write_output
 from cobla_tf.plan import Plan
 from cobla_tf.precision import products_in
@@ -78,13 +78,17 @@ class Compression:
             self.account.journal = SharedJournal(self.account.journal, self.devices)
         with closing(self.account.journal):
             result = self._steps(warm, unfinished)
-        unfinished.remove()
+        unfinished.end(complete=not result.report.failures)
         return result
 
     def _steps(self, warm: WarmStart | None, unfinished: Unfinished) -> Result:
         """Evaluate, select the ranks, rebuild, fine-tune, export and report."""
         plan, account = self.plan, self.account
-        account.notes += [*of_one_output(self.model, plan.loss), *lost_attributes(plan.sites)]
+        account.notes += [
+            *of_one_output(self.model, plan.loss),
+            *lost_attributes(plan.sites),
+            *own_training(self.model),
+        ]
         _log_budgets(plan)
         self._judge_original()
         solution = self._solve(warm) if plan.method == COBLA else self._select()
@@ -139,6 +143,7 @@ class Compression:
             compressed = rebuild(self.model, self.plan.sites, rounded.kept, rounded.scale, whole, rounded.biases)
         if not whole.all():
             self._renormalise(compressed)
+        self.account.notes += untied(self.model, compressed)
         self._judge("compressed", compressed)
         return compressed
 
@@ -161,12 +166,14 @@ class Compression:
         if config.output_dir is not None:
             account.add_files({"before fine-tuning": replace_with(config.output_dir / BEFORE_FINE_TUNING, model.save)})
         with account.clock("fine-tuning"), products_in(plan.precision):
-            examples, loss = plan.train_set, plan.loss
+            examples, loss, schedule = plan.train_set, plan.loss, (config.fine_tune, config.batch_size)
+            # Not of softened labels, whose last digits are the processor's: they follow from the original's weights.
+            asked = (model, examples, loss, *schedule, config.seed, plan.precision)
+            backup = training_backup(unfinished, "fine_tuning", *asked)
             if share := config.fine_tune.distillation:
                 examples, loss = softened(self.model, examples, loss, share, config.batch_size)
-            training = (model, examples, loss, config.fine_tune, config.batch_size)
-            backup = training_backup(unfinished, "fine_tuning", *training, config.seed)
-            history = train(*training, sys.stderr.isatty(), config.seed, backup, self.devices)
+            shown = sys.stderr.isatty()
+            history = train(model, examples, loss, *schedule, shown, config.seed, backup, self.devices)
         account.seconds["fine-tuning"] += backup.seconds
         if backup.restored:
             account.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,10 @@ def as_config(config: "Config | None") -> "Config":
     if config is not None and not isinstance(config, Config):
         raise ConfigError(f"config must be a cobla_tf.Config, got {type(config).__name__}; write cobla_tf.Config(...).")
     return config or Config()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_count(value: object, least: int) -> bool:
@@ -165,18 +169,32 @@ class FineTuneConfig:
     patience: int = 0
     """Epochs without a better validation loss after which training stops; 0 never stops it early."""
     callbacks: tuple[Any, ...] = ()
-    """Further callbacks of Keras."""
+    """Further callbacks of Keras, in a tuple; none that sets the learning rate. After an interruption they begin anew
+    with the epoch at which training goes on."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
         _require(_is_count(self.epochs, 0), "epochs", "a whole number, at least 0", self.epochs)
-        _require(0 <= self.distillation <= 1, "distillation", "in [0, 1]", self.distillation)
-        _require(0 <= self.validation_share < 1, "validation_share", "in [0, 1)", self.validation_share)
+        share, kept = self.distillation, self.validation_share
+        _require(_is_number(share) and 0 <= share <= 1, "distillation", "in [0, 1]", share)
+        _require(_is_number(kept) and 0 <= kept < 1, "validation_share", "in [0, 1)", kept)
         _require(_is_count(self.patience, 0), "patience", "a whole number, at least 0", self.patience)
         if self.patience and not self.validation_share:
             raise ConfigError("to stop early, training images must be set apart: set validation_share, e.g. to 0.1.")
         rate = self.learning_rate
-        _require(rate is None or 0 < rate < float("inf"), "learning_rate", "positive or None", rate)
+        positive = _is_number(rate) and 0 < rate < float("inf")
+        _require(rate is None or positive, "learning_rate", "a positive number or None", rate)
+        self._check_callbacks()
+
+    def _check_callbacks(self) -> None:
+        given = self.callbacks
+        _require(isinstance(given, list | tuple), "callbacks", "a tuple of Keras callbacks", given)
+        kinds = {kind.__name__ for callback in given for kind in type(callback).__mro__}
+        for name in sorted(kinds & {"LearningRateScheduler", "ReduceLROnPlateau"}):
+            raise ConfigError(
+                f"callbacks holds a {name}, but the learning rate falls along a cosine already: leave it out, or pass "
+                "an optimiser with a schedule of its own."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

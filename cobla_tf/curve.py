@@ -38,12 +38,12 @@ class Point:
     @property
     def name(self) -> str:
         """Method and budgets, fit for a folder's name: 'cobla_macs0.5_params0.5'."""
-        return "_".join([self.method, *(f"{resource}{value:g}" for resource, value in self.budgets.items())])
+        return "_".join([self.method, *(f"{resource}{value:.12g}" for resource, value in self.budgets.items())])
 
     @property
     def asked(self) -> str:
         """Its budgets in words: 'macs 0.5, params 0.5'."""
-        return ", ".join(f"{resource} {value:g}" for resource, value in self.budgets.items())
+        return ", ".join(f"{resource} {value:.12g}" for resource, value in self.budgets.items())
 
     @property
     def result(self) -> Evaluation | None:

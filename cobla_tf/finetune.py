@@ -16,7 +16,7 @@ from cobla_tf.examples import Examples
 from cobla_tf.feeding import training_batches, validation_batches
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.optimizers import make_optimizer, scheduled_optimizer
-from cobla_tf.provenance import versions
+from cobla_tf.provenance import told_loss, versions
 from cobla_tf.replicated import ReplicatedModel, clip_sums
 from cobla_tf.training_backup import TrainingBackup
 from cobla_tf.unfinished import Unfinished
@@ -62,7 +62,7 @@ def train(
     trained = _compiled(model, loss, lambda: scheduled_optimizer(config, steps * config.epochs), devices)
     best, backup = BestWeights(config.patience), backup or TrainingBackup()
     done = backup.restore(trained, best, devices)
-    if done < config.epochs:
+    if not backup.complete:
         trained.fit(
             training_batches(trained, examples, batch_size, seed, done, devices),
             steps_per_epoch=steps,
@@ -71,7 +71,7 @@ def train(
             epochs=config.epochs,
             verbose="auto" if progress else 0,
             shuffle=False,  # the data are shuffled already
-            callbacks=[keras.callbacks.TerminateOnNaN(), best, backup, *config.callbacks],
+            callbacks=[keras.callbacks.TerminateOnNaN(), best, *config.callbacks, backup],
         )
     if best.diverged_in is not None:
         logging.warning("%s", best.restore())
@@ -120,13 +120,18 @@ def training_backup(
     config: FineTuneConfig,
     batch_size: int,
     seed: int,
+    precision: str = "float32",
 ) -> TrainingBackup:
-    """A backup for `train` with these arguments among the files of a run; `kind` names it."""
+    """A backup for `train` with these arguments, and products in `precision`, among the files of a run.
+
+    `kind` names it.
+    """
     optimizer = make_optimizer(config)
     settings = {**optimizer.get_config(), "name": type(optimizer).__name__}  # Keras counts optimisers in their names
     schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation)
     stop = (config.validation_share, config.patience)
-    key = digest(model.get_weights(), examples, loss.description, settings, schedule, stop, versions())
+    judged = told_loss(model, loss, examples)
+    key = digest(model.get_weights(), examples, judged, settings, schedule, stop, precision, versions())
     return TrainingBackup(unfinished.path(f"{kind}.npz", key), key)
 
 

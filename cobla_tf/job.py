@@ -119,7 +119,7 @@ class Job:
             outcome = (
                 pareto(model, **asked, **arguments) if self.sweep else compress(model, **asked, **arguments).report
             )
-        unfinished.remove()
+        unfinished.end(complete=not outcome.failures)
         return outcome
 
     def _load(self) -> tuple["keras.Model", "DataSplits"]:

@@ -10,6 +10,7 @@ JSON, any other the digest of a question, the seconds that the answer took, and 
 
 import json
 import os
+import shutil
 import struct
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +34,8 @@ class Journal:
     """Answers kept in a file, given back in the order in which they were asked for.
 
     A record that is damaged, or cut off by a kill or a full disk, is dropped with all that follows, and so is an answer
-    to another question than is asked; the log says so.
+    to another question than is asked (as on a processor that rounds otherwise); the log says so. A copy of the file as
+    it was is set aside in the latter case.
 
     Args:
         path: of the file; None keeps nothing.
@@ -75,7 +77,7 @@ class Journal:
         if self._next is not None and self._next.startswith(key):
             return self._guarded(self._replay)
         if self._next is not None:
-            self._guarded(lambda: self._drop("answers another question than is asked now"))
+            self._guarded(self._leave)
         return None
 
     def kept(self, key: bytes, compute: Callable[[], Array]) -> Array:
@@ -130,6 +132,10 @@ class Journal:
         if content is None and self._used < os.fstat(self._file.fileno()).st_size:
             self._drop("is damaged or cut off")
         return content
+
+    def _leave(self) -> None:
+        aside = shutil.copyfile(self._path, self._path.with_suffix(SET_ASIDE))
+        self._drop(f"answers another question than is asked now (the file as it was is {aside.name})")
 
     def _drop(self, reason: str) -> None:
         logging.warning(

@@ -1,11 +1,12 @@
 """What the reader of a report should know beside its figures, as sentences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
 
+from cobla_tf.calls import shared_by_reference
 from cobla_tf.elements import output_names
 from cobla_tf.layers import OF_THE_KERNEL
 from cobla_tf.loss import Loss, LossSum
@@ -25,6 +26,31 @@ def lost_attributes(sites: Sites) -> list[str]:
         for name in OF_THE_KERNEL
         if getattr(site.layer, name, None) is not None
     ]
+
+
+def untied(original: keras.Model, compressed: keras.Model) -> list[str]:
+    """Which layers shared weights by reference, as a layer does with a wrapper around it, and whose copies do not."""
+    paths = set(shared_by_reference(original).values()) - set(shared_by_reference(compressed).values())
+    if not paths:
+        return []
+    return [
+        f"{', '.join(sorted(paths))} share weights; in the compressed network each has a copy of its own, which "
+        "counts in its size and goes its own way in training"
+    ]
+
+
+def own_training(model: keras.Model) -> list[str]:
+    """Whether the model's class trains in a way of its own, which its copy, a plain model, does not."""
+    own = [name for name in ("train_step", "compute_loss") if not _of_keras(getattr(type(model), name))]
+    if not own:
+        return []
+    return [
+        f"the model's own {' and '.join(own)} ({type(model).__name__}) does not carry over and is left out in training"
+    ]
+
+
+def _of_keras(method: object) -> bool:
+    return method.__module__.partition(".")[0] == "keras"
 
 
 def of_one_output(model: keras.Model, loss: Loss | LossSum) -> list[str]:
@@ -72,3 +98,13 @@ def left_from_before(folder: Path, names: Sequence[str], files: dict[str, str]) 
     """Which of the `names` lie in the folder though they are none of this run's `files`."""
     stale = [name for name in names if (folder / name).exists() and str(folder / name) not in files.values()]
     return [f"{name} is of an earlier run in the same folder" for name in stale]
+
+
+def to_try_again(failures: Mapping[str, str]) -> list[str]:
+    """What is left to do about exports that failed, each with its reason."""
+    if not failures:
+        return []
+    return [
+        f"export {', '.join(failures)} failed: the same command, or one with other exports, tries again from what is "
+        "kept in the folder unfinished, without repeating the work"
+    ]

@@ -16,6 +16,8 @@ from cobla_tf.config import Config
 from cobla_tf.costs import CostTable
 from cobla_tf.digest import digest
 from cobla_tf.elements import cast, forward
+from cobla_tf.examples import Examples
+from cobla_tf.loss import Loss, LossSum
 from cobla_tf.plan import Plan
 from cobla_tf.report import Report
 from cobla_tf.report_parts import BudgetReport, SiteReport
@@ -144,13 +146,16 @@ def command() -> str:
     return shlex.join(["python", "-m", "cobla_tf.main", *sys.argv[1:]])
 
 
-def fingerprint(model: "keras.Model", plan: Plan, asked: dict[str, Any], config: Config) -> dict[str, Any]:
-    """All that the ranks depend on, to go as JSON; of what is large only a digest.
+def told_loss(model: "keras.Model", loss: Loss | LossSum, examples: Examples) -> str:
+    """A loss by its name and its value on the first images, which stands for the model's graph and the loss's code."""
+    probe = examples.probe()
+    value = float(loss.total(probe.labels, forward(model, cast(model, probe.images))))
+    return f"{loss.description}, {value:.4g} on the first images"
 
-    The loss of the first few training images stands for the graph of the model and the code of its loss.
-    """
-    probe, costs = plan.train_set.probe(), plan.costs
-    outputs = forward(model, cast(model, probe.images))
+
+def fingerprint(model: "keras.Model", plan: Plan, asked: dict[str, Any], config: Config) -> dict[str, Any]:
+    """All that the ranks depend on, to go as JSON; of what is large only a digest."""
+    costs = plan.costs
     digests = {
         "weights": model.get_weights(),
         "training images": plan.train_set,
@@ -164,7 +169,7 @@ def fingerprint(model: "keras.Model", plan: Plan, asked: dict[str, Any], config:
         "seed": config.seed,
         "qp_solver": plan.qp_solver,
         "precision": plan.precision,
-        "loss": f"{plan.loss.description}, {float(plan.loss.total(probe.labels, outputs)):.4g} on the first images",
+        "loss": told_loss(model, plan.loss, plan.train_set),
         **{name: digest(content).hex() for name, content in digests.items()},
         **versions(),
     }

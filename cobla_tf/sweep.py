@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Seque
         further: names of the resources that there are beside MACs and params.
 
     Raises:
-        ConfigError: a method that there is not, or that takes no budgets.
+        ConfigError: a method that there is not, or that takes no budgets, or a point that is asked for twice.
         BudgetError: as `budgets.check_budgets`.
     """
     unfit = [name for name in methods if name not in RANK_METHODS or not takes_budgets(name)]
@@ -174,6 +175,10 @@ def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Seque
         raise ConfigError(f"a sweep takes methods that take budgets ({able}), got {', '.join(unfit) or 'none'}.")
     for budgets in asked:
         check_budgets(budgets, further)
+    points = Counter(Point(method, budgets).name for method in methods for budgets in asked)
+    twice = [name for name, count in points.items() if count > 1]
+    if twice:
+        raise ConfigError(f"a sweep takes each method and budget once, got {', '.join(twice)} several times.")
 
 
 def _write(curve: Curve, folder: Path) -> None:

@@ -36,7 +36,8 @@ UNREADABLE = (
 class TrainingBackup(keras.callbacks.Callback):
     """Writes all that training depends on after every epoch, and the epoch before as well.
 
-    It must come after `best` among the callbacks. An epoch in which training stopped itself is not kept.
+    It must be the last of the callbacks. After the last epoch, or one in which a callback stopped training, it waits
+    for what Keras and the others do to the weights at the end. An epoch in which training diverged is not kept.
 
     Args:
         path: of the file; None keeps nothing but the history.
@@ -45,6 +46,7 @@ class TrainingBackup(keras.callbacks.Callback):
     Attributes:
         history: one record an epoch, those of earlier attempts included.
         restored: epochs of earlier attempts.
+        complete: whether one of these has come to the end of training.
         seconds: that these took.
     """
 
@@ -52,7 +54,7 @@ class TrainingBackup(keras.callbacks.Callback):
         """Nothing restored yet."""
         super().__init__()
         self.history: list[dict[str, float]] = []
-        self.restored, self.seconds = 0, 0.0
+        self.restored, self.seconds, self.complete = 0, 0.0, False
         self._path, self._key = path, key.hex()
 
     def restore(self, model: keras.Model, best: "BestWeights", devices: Devices = ONE_DEVICE) -> int:
@@ -78,7 +80,17 @@ class TrainingBackup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write the state."""
         self.history.append({name: float(value) for name, value in logs.items()})
-        if self._path is None or self.model.stop_training:
+        if epoch + 1 < self.params["epochs"] and not self.model.stop_training:
+            self._keep()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Write the state that training ends in."""
+        self.complete = self._best.diverged_in is None
+        if self.complete:
+            self._keep()
+
+    def _keep(self) -> None:
+        if self._path is None:
             return
         if self._path.exists():
             self._path.replace(_previous(self._path))
@@ -90,6 +102,7 @@ class TrainingBackup(keras.callbacks.Callback):
             "history": self.history,
             "seconds": self.seconds + time.perf_counter() - self._began,
             "best": (self._best.epoch, self._best.loss),
+            "complete": self.complete,
         }
         arrays = {f"state_{i}": _plain(variable) for i, variable in enumerate(_variables(self.model))}
         arrays |= {f"best_{i}": _plain(weight) for i, weight in enumerate(self._best.weights)}
@@ -100,8 +113,9 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def _share(self, devices: Devices, model: keras.Model) -> None:
         best = self._best
-        restored, epoch, best.loss = devices.agreed(np.array([self.restored, best.epoch, best.loss])).tolist()
-        self.restored, best.epoch = int(restored), int(epoch)
+        state = np.array([self.restored, self.complete, best.epoch, best.loss])
+        restored, complete, epoch, best.loss = devices.agreed(state).tolist()
+        self.restored, self.complete, best.epoch = int(restored), bool(complete), int(epoch)
         if self.restored:
             devices.share_weights(_variables(model))
             best.weights = [devices.agreed(weight) for weight in best.weights or model.get_weights()]
@@ -125,6 +139,7 @@ class TrainingBackup(keras.callbacks.Callback):
             variable.assign(value)
         self.history, self.restored, self.seconds = facts["history"], len(facts["history"]), facts["seconds"]
         self._best.weights, (self._best.epoch, self._best.loss) = best, facts["best"]
+        self.complete = facts["complete"]
         return True
 
 

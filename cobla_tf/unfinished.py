@@ -20,7 +20,7 @@ PREVIOUS = ".previous"
 SET_ASIDE = ".set_aside"
 """Ending of a file that could not be used."""
 
-_waiting: ContextVar[list["Unfinished"] | None] = ContextVar("waiting", default=None)
+_waiting: ContextVar[list[tuple["Unfinished", bool]] | None] = ContextVar("waiting", default=None)
 
 
 @contextmanager
@@ -56,15 +56,16 @@ def held(output_dir: Path | None) -> Iterator[None]:
 
 @contextmanager
 def removed_together() -> Iterator[None]:
-    """Several runs that are one for the user: inside, the files of each stay until all of them are complete."""
+    """Several runs that are one for the user: the files of each stay until all are complete, and if one is not."""
     token = _waiting.set([])
     try:
         yield
-        complete = _waiting.get()
+        ended = _waiting.get()
     finally:
         _waiting.reset(token)
-    for run in complete:
-        run.remove()
+    complete = all(one for _, one in ended)
+    for run, _ in ended:
+        run.end(complete)
 
 
 @dataclass
@@ -95,20 +96,23 @@ class Unfinished:
         path = folder / f"{name}-{key.hex()[:8]}.{suffix}"
         others = [other.name for other in folder.glob(f"{name}-*.{suffix}") if other != path]
         if others and not path.exists():
-            logging.info(
-                "%s holds %s, unfinished, of other settings, data or versions; this run begins anew",
-                folder, ", ".join(sorted(others)),
+            logging.warning(
+                "%s holds %s, unfinished, of other settings, data or versions; this run begins anew (a data set "
+                "that is shuffled without a seed is another one every time)", folder, ", ".join(sorted(others)),
             )  # fmt: skip
         self._used.append(path)
         return path
 
-    def remove(self) -> None:
-        """The run is complete: remove its files, and the folder if nothing else is in it."""
+    def end(self, complete: bool) -> None:
+        """The run has ended: if it is complete, remove its files, and the folder if nothing else is in it."""
         if (waiting := _waiting.get()) is not None:
-            waiting.append(self)
+            waiting.append((self, complete))
+            return
+        if not complete:
             return
         for path in self._used:
             for file in (path, path.with_suffix(PREVIOUS), path.with_suffix(SET_ASIDE)):
                 file.unlink(missing_ok=True)
-        if self._used and not any(self._used[0].parent.iterdir()):
-            self._used[0].parent.rmdir()
+        for folder in {path.parent for path in self._used}:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()

@@ -186,6 +186,7 @@ def test_a_damaged_backup_of_training_is_set_aside(tmp_path):
     kept = TrainingBackup(path, b"key")
     kept.restore(model, best)
     kept.set_model(model)
+    kept.set_params({"epochs": 2})
     kept.on_train_begin()
     kept.on_epoch_end(0, {"loss": 1.0})
     content = path.read_bytes()

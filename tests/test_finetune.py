@@ -94,8 +94,24 @@ def test_unknown_optimizer_gives_the_nearest_names(name, nearest):
 
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf")])
 def test_learning_rate_must_be_positive(rate):
-    with pytest.raises(ConfigError, match="learning_rate must be positive"):
+    with pytest.raises(ConfigError, match="learning_rate must be a positive number"):
         FineTuneConfig(learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"learning_rate": "1e-3"}, "learning_rate must be a positive number"),
+        ({"distillation": "0.5"}, "distillation must be in"),
+        ({"validation_share": None}, "validation_share must be in"),
+        ({"callbacks": keras.callbacks.TerminateOnNaN()}, "callbacks must be a tuple of Keras callbacks"),
+        ({"callbacks": (keras.callbacks.ReduceLROnPlateau(),)}, "ReduceLROnPlateau, but the learning rate falls"),
+        ({"callbacks": [keras.callbacks.LearningRateScheduler(abs)]}, "LearningRateScheduler, but the learning rate"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_before_any_work(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        FineTuneConfig(**settings)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,12 @@ from cobla_tf.elements import form_of
 from cobla_tf.errors import ConfigError, DataError, ModelError
 from cobla_tf.examples import Sample
 from cobla_tf.finetune import train
+from cobla_tf.graph import check_model
 from cobla_tf.losses import resolve_loss
+from cobla_tf.notes import own_training, untied
 from cobla_tf.objective import Objective
 from cobla_tf.reading import as_examples
+from cobla_tf.rewrite import transform
 from cobla_tf.sites import find_sites
 from cobla_tf.surgery import count_convolutions, mask_model, rebuild
 
@@ -360,3 +363,86 @@ def test_a_tuple_has_no_order_where_the_model_gives_a_dict():
 def test_data_and_losses_that_do_not_fit_several(data, loss, error, sentence):
     with pytest.raises(error, match=sentence):
         cobla_tf.compress(two_in_two_out(), data(*pairs()), macs=0.5, loss=loss, config=QUICK)
+
+
+def test_layers_unfrozen_inside_a_frozen_model_train_on():
+    images = keras.Input((12, 12, 3))
+    base = keras.Model(images, conv(4, "last")(conv(4, "first")(images)), name="base")
+    outer = keras.Input((12, 12, 3))
+    model = keras.Model(outer, head(keras.Sequential([keras.Input((12, 12, 3)), base], name="around")(outer)))
+    model.get_layer("around").trainable = False
+    base.get_layer("last").trainable = True
+    sites = find_sites(model, "spatial")
+    ones = np.ones(sites.layout.size)
+    copy = rebuild(model, sites, ones > 0, ones, np.ones(len(sites.found), dtype=bool))
+    assert [weight.path for weight in copy.trainable_variables] == [weight.path for weight in model.trainable_variables]
+    assert "last/kernel" in [weight.path for weight in copy.trainable_variables]
+
+
+def test_a_wrapper_around_a_model_that_is_used_itself_is_told_apart():
+    images = keras.Input((6, 6, 2))
+    base = keras.Model(images, layers.GlobalAveragePooling2D()(conv(4, "inside")(images)), name="base")
+    clip = keras.Input((3, 6, 6, 2))
+    seen = layers.GlobalAveragePooling1D()(layers.TimeDistributed(base, name="each")(clip))
+    still = keras.Input((6, 6, 2))
+    model = keras.Model([still, clip], layers.Dense(3)(layers.Concatenate()([base(still), seen])))
+    sites = find_sites(model, "spatial", layers="dense")
+    ones = np.ones(sites.layout.size)
+    copy = rebuild(model, sites, ones > 0, ones, np.ones(len(sites.found), dtype=bool))
+    assert untied(model, model) == []
+    (note,) = untied(model, copy)
+    assert note.startswith("base/inside, each share weights; in the compressed network")
+
+
+class TrainsItself(keras.Model):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+def test_a_way_of_training_of_its_own_is_said_to_be_lost():
+    images = keras.Input(SIZE)
+    logits = head(conv(4)(images))
+    assert own_training(keras.Model(images, logits)) == []
+    (note,) = own_training(TrainsItself(images, logits))
+    assert "the model's own train_step (TrainsItself) does not carry over" in note
+
+
+def test_adapted_lookup_layers_keep_what_they_learnt():
+    images, ids = keras.Input((6, 6, 2)), keras.Input((1,), dtype="int64")
+    lookup = layers.IntegerLookup(output_mode="one_hot", name="lookup")
+    lookup.adapt(np.array([3, 5, 7]))
+    seen = layers.GlobalAveragePooling2D()(conv(4, "free")(images))
+    model = keras.Model([images, ids], layers.Dense(3)(layers.Concatenate()([seen, lookup(ids)])))
+    check_model(model)
+    sites = find_sites(model, "spatial")
+    ones = np.ones(sites.layout.size)
+    copy = rebuild(model, sites, ones > 0, ones, np.zeros(len(sites.found), dtype=bool))
+    given = [np.ones((4, 6, 6, 2), np.float32), np.array([[3], [5], [7], [9]])]
+    np.testing.assert_allclose(copy(given), model(given), atol=1e-5)
+    words = layers.IntegerLookup(output_mode="tf_idf", name="words")
+    words.adapt(np.array([[3, 5], [3, 7]]))
+    model = keras.Model(ids, layers.Dense(3)(words(ids)))
+    with pytest.raises(ModelError, match="'words' learnt its vocabulary by adapt"):
+        transform(model, lambda _: None)
+
+
+def test_inputs_of_strings_are_refused():
+    text = keras.Input((1,), dtype="string", name="text")
+    lookup = layers.StringLookup(vocabulary=["a", "b"], output_mode="multi_hot")
+    with pytest.raises(ModelError, match=r"input 'text' .* takes strings"):
+        check_model(keras.Model(text, layers.Dense(3)(lookup(text))))
+
+
+def test_a_nested_model_called_with_a_mask():
+    steps = keras.Input((6, 5))
+    inner = keras.Model(steps, layers.LSTM(4)(layers.Dense(6, name="free")(steps)), name="inner")
+    given = keras.Input((6, 5))
+    mask = keras.ops.any(keras.ops.not_equal(given, 0), axis=-1)
+    model = keras.Model(given, layers.Dense(3)(inner(given, mask=mask)))
+    sites = find_sites(model, "spatial", layers="all")
+    assert "inner/free" in [site.name for site in sites.found]
+    ones = np.ones(sites.layout.size)
+    copy = rebuild(model, sites, ones > 0, ones, np.zeros(len(sites.found), dtype=bool))
+    sequences = np.random.default_rng(0).normal(size=(3, 6, 5)).astype("float32")
+    sequences[:, 4:] = 0
+    np.testing.assert_allclose(copy(sequences), model(sequences), atol=1e-5)

@@ -172,6 +172,8 @@ def test_an_interrupted_sweep_goes_on_where_it_was(model, tmp_path, monkeypatch)
         ({"macs": [0.5], "methods": ("r_vbmf",)}, "methods that take budgets"),
         ({"macs": [0.5], "methods": ("magic",)}, "methods that take budgets"),
         ({"macs": [0.5], "methods": ()}, "methods that take budgets"),
+        ({"macs": [0.5, 0.3, 0.5]}, "cobla_macs0.5 several times"),
+        ({"macs": [0.5], "methods": ("cobla", "cobla")}, "cobla_macs0.5 several times"),
     ],
 )
 def test_bad_input_is_refused_before_work(model, options, words):

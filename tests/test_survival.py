@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 from networks import images_and_labels, small_cnn
 
 import cobla_tf
-from cobla_tf import contest
+from cobla_tf import contest, export
 from cobla_tf.config import Config, FineTuneConfig, SolveConfig
 from cobla_tf.errors import OutputError
 from cobla_tf.events import FILE
@@ -147,6 +147,7 @@ def test_a_journal_gives_back_what_it_was_given_and_no_more(tmp_path, caplog):
     assert answers(path, range(7)) == [5, 6]
     assert answers(path, [0, 1, 9, 3]) == [9, 3]
     assert "record 3 answers another question" in caplog.text
+    assert answers(path.with_suffix(".set_aside"), range(7)) == []
     assert answers(path, [0, 1, 9, 3, 4]) == [4]
     assert answers(path, range(2), {"seed": 1}) == [0, 1]
     assert "set_aside" in caplog.text
@@ -225,7 +226,7 @@ def test_nothing_of_a_complete_run_stays(tmp_path):
     path = unfinished.path("fine_tuning.npz", b"abcd")
     for ending in (".npz", ".previous", ".set_aside"):
         path.with_suffix(ending).write_bytes(b"x")
-    unfinished.remove()
+    unfinished.end(complete=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -247,7 +248,7 @@ def streamed():
     return Stream(data.shuffle(50, seed=1).batch(16), 50)
 
 
-def tuned(folder, monkeypatch, most, epochs=4, make=lambda: as_examples(images_and_labels(50))):
+def tuned(folder, monkeypatch, most, epochs=4, make=lambda: as_examples(images_and_labels(50)), **further):
     """Train, and be killed at batch `most`; the model and its history."""
     batches = []
 
@@ -259,13 +260,8 @@ def tuned(folder, monkeypatch, most, epochs=4, make=lambda: as_examples(images_a
     monkeypatch.setattr(keras.callbacks.TerminateOnNaN, "on_batch_end", count)
     model, examples = dropping_cnn(), make()
     unfinished = Unfinished(folder)
-    arguments = (
-        model,
-        examples,
-        resolve_loss(None, model, examples.probe()),
-        FineTuneConfig(epochs, "yellowfin", 0.1),
-        16,
-    )
+    config = FineTuneConfig(**{"epochs": epochs, "optimizer": "yellowfin", "learning_rate": 0.1, **further})
+    arguments = (model, examples, resolve_loss(None, model, examples.probe()), config, 16)
     backup = training_backup(unfinished, "fine_tuning", *arguments, 0)
     try:
         history = train(*arguments, False, 0, backup)
@@ -285,6 +281,58 @@ def test_training_goes_on_at_the_last_epoch_as_if_nothing_had_been(tmp_path, mon
     for one, other in zip(model.optimizer.variables, whole.optimizer.variables, strict=True):
         np.testing.assert_array_equal(one, other)
     assert tuned(tmp_path, monkeypatch, None)[1:] == (history, 0)
+
+
+def stopping():
+    return {"callbacks": (keras.callbacks.EarlyStopping("loss", patience=1, min_delta=9.0, restore_best_weights=True),)}
+
+
+def averaging():
+    return {"optimizer": keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "learning_rate": None}
+
+
+@pytest.mark.parametrize(("further", "epochs"), [(stopping, 2), (averaging, 4)])
+def test_training_that_came_to_its_end_is_not_gone_on_with(tmp_path, monkeypatch, further, epochs):
+    whole, history, _ = tuned(tmp_path, monkeypatch, None, **further())
+    assert len(history) == epochs
+    model, again, batches = tuned(tmp_path, monkeypatch, None, **further())
+    assert batches == 0
+    assert again == history
+    assert same_weights(model, whole)
+
+
+def test_a_backup_is_of_one_loss_and_precision(tmp_path):
+    model, examples = dropping_cnn(), as_examples((images_and_labels()[0], np.eye(3)[images_and_labels()[1]]))
+    paths = set()
+    for smoothing, precision in [(0.0, "float32"), (0.1, "float32"), (0.0, "bfloat16"), (0.0, "float32")]:
+        given = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+        arguments = (model, examples, resolve_loss(given, model, examples.probe()), FineTuneConfig(2), 16, 0)
+        backup = training_backup(Unfinished(tmp_path), "fine_tuning", *arguments, precision)
+        paths.add(backup._path)
+    assert len(paths) == 3
+
+
+def test_what_could_not_be_exported_is_tried_again_without_the_work(tmp_path, monkeypatch):
+    def full(source, path):
+        raise OSError(28, "No space left on device")
+
+    def run():
+        config = Config(output_dir=tmp_path, exports=("keras",), fine_tune=FineTuneConfig(2), batch_size=64)
+        return cobla_tf.compress(
+            small_cnn(), images_and_labels(200), method="pos_cvx", macs=0.5, params=0.5, config=config
+        ).report
+
+    with monkeypatch.context() as patched:
+        patched.setitem(export.WRITERS, "keras", full)
+        report = run()
+    assert "No space left" in report.failures["keras"]
+    assert any("the same command, or one with other exports, tries again" in note for note in report.notes)
+    again = run()
+    assert not again.failures
+    assert any("2 epochs of fine-tuning are of an earlier attempt" in note for note in again.notes)
+    assert again.fine_tuning == report.fine_tuning
+    assert (tmp_path / "compressed.keras").exists()
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_training_on_a_stream_goes_on_in_the_same_order(tmp_path, monkeypatch, recwarn):
