@@ -1,5 +1,6 @@
 """Training and test images: scikit-learn's digits, tensorflow-datasets or an image folder; never from the network."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from absl import logging
 
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Stream
-from cobla_tf.image_source import EncodedSplit, ImageSource, folder_source
+from cobla_tf.image_source import EncodedSplit, ImageSource, folder_source, shown
 from cobla_tf.preprocessing import check_preprocessing, preprocess
 from cobla_tf.reading import IN_MEMORY_LIMIT
 from cobla_tf.tfds_source import tfds_names, tfds_source
@@ -61,7 +62,10 @@ class DataSplits:
 
         try:
             yield
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.DataLossError):
+        except (
+            tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.DataLossError, tf.errors.UnknownError,
+            tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError,
+        ):  # fmt: skip
             if self.look_through is not None:
                 logging.warning("TensorFlow has stopped; looking whether all images can be read")
                 self.look_through()
@@ -206,8 +210,9 @@ def _readable(split: EncodedSplit, decoding: Decoding, origin: str) -> Iterator[
             yield batch
             read += len(batch[1])
     except tf.errors.OpError as error:
-        suspects = [path for path in split.paths[read : read + BATCH] if not _is_image(path)]
-        where = suspects[0] if suspects else f"one of the images {read + 1} to {read + BATCH}"
+        channels = decoding.shape[-1]
+        suspects = [path for path in split.paths[read : read + BATCH] if not _is_image(path, channels)]
+        where = shown(suspects[0]) if suspects else f"one of the images {read + 1} to {read + BATCH}"
         raise DataError(f"{origin} cannot be read at {where}, replace or remove it: {error.message[:200]}") from error
     if read != split.count:
         raise DataError(f"{origin} should have {split.count} images in a split but has {read}: prepare it anew.")
@@ -219,11 +224,12 @@ def _look_through(source: ImageSource, decoding: Decoding) -> None:
             pass
 
 
-def _is_image(path: str) -> bool:
+def _is_image(path: str, channels: int) -> bool:
     import tensorflow as tf
 
     try:
-        return tf.io.decode_image(tf.io.read_file(path), expand_animations=False) is not None
+        encoded = tf.io.read_file(os.fsencode(path))
+        return tf.io.decode_image(encoded, channels=channels, expand_animations=False) is not None
     except tf.errors.OpError:
         return False
 

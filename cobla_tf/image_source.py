@@ -1,10 +1,13 @@
 """Image files of a data set on this machine, and the one that lies as a folder root/split/class/*."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from absl import logging
 
 from cobla_tf.errors import DataError
 
@@ -79,7 +82,12 @@ def _folder_split(split: Path, classes: list[str]) -> EncodedSplit:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images = sorted(str(path) for path in (split / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(str(path) for path in (split / name).iterdir() if path.is_file() and path.name[0] != ".")
+        images = [path for path in files if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+        other = [shown(path) for path in files if path not in set(images)]
+        if other:
+            passed = "%d files that are no jpg or png are passed over: %s"
+            logging.warning(passed, len(other), listing(other))
         if not images:
             raise DataError(f"Class folder {str(split / name)!r} holds no jpg or png image: add some or remove it.")
         paths += images
@@ -100,7 +108,7 @@ class _Listing:
         import tensorflow as tf
 
         with tf.init_scope():
-            return tf.constant(self.paths), tf.constant(self.labels, tf.int64)
+            return tf.constant([os.fsencode(path) for path in self.paths]), tf.constant(self.labels, tf.int64)
 
     def files(self, order: "tf.Tensor | None") -> "tf.data.Dataset":
         """As `EncodedSplit.files`."""
@@ -126,6 +134,11 @@ def pick_test(splits: Iterable[str], owner: str, what: str) -> str:
     if "train" not in splits or not found:
         raise DataError(f"{owner} needs 'train' and one of {TEST_SPLITS} among its {what}, it has {listing(splits)}.")
     return found[0]
+
+
+def shown(path: str) -> str:
+    """A path for a message: its name may be of bytes that are no text."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def listing(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from cobla_tf.config import Config, FineTuneConfig, check_layers
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.quiet import import_tensorflow, quiet
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Job:
         from cobla_tf.datasets import load_dataset
         from cobla_tf.export import check_exports
         from cobla_tf.graph import check_model
-        from cobla_tf.models import load_model
+        from cobla_tf.models import INPUT_PREPROCESSING, load_model
 
         check_exports(self.config.exports)
         keras.utils.set_random_seed(self.config.seed)
@@ -136,9 +136,29 @@ class Job:
         check_model(model)
         shape = tuple(model.inputs[0].shape[1:])
         choice = {"data_dir": self.data_dir, "preprocessing": self.preprocessing, "seed": self.config.seed}
+        published = INPUT_PREPROCESSING.get(self.model, self.preprocessing)
+        if self.weights and self.preprocessing != published:
+            logging.warning(
+                "published weights of %s take images prepared by --preprocessing=%s, got %s",
+                self.model, published, self.preprocessing,
+            )  # fmt: skip
         data = load_dataset(self.dataset, image_shape=shape, **choice)
         logging.info("%s", data.description)
+        self._check_classes(model, data)
         return model, data
+
+    def _check_classes(self, model: "keras.Model", data: "DataSplits") -> None:
+        """Refuse a data set whose class numbers cannot be those of the model's outputs."""
+        shape = model.outputs[0].shape
+        if len(model.outputs) > 1 or len(shape) != 2 or shape[1] is None:
+            return
+        outputs = max(shape[1], 2)  # one output tells two classes apart
+        if data.classes > outputs or (self.loss is None and data.classes < outputs):
+            raise DataError(
+                f"{self.dataset} has {data.classes} classes, and the model has {shape[1]} outputs: expected as many, "
+                "for classes are numbered in the order of their names. Give it all classes of the model, or call "
+                "compress() from Python with labels of your own."
+            )
 
     def _pretrained(
         self, model: "keras.Model", arguments: dict[str, Any], unfinished: "Unfinished", devices: "Devices"

@@ -12,6 +12,8 @@ from cobla_tf.errors import DataError
 
 Array = np.ndarray
 
+ROW_TOLERANCE = 1e-3
+"""Of the sum of a row of shares, which may be rounded."""
 HALF_PRECISION = ("float16", "bfloat16")
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 """Reductions that Keras divides by the number of replicas."""
@@ -67,9 +69,14 @@ class Loss:
         return keras.ops.sum(keras.ops.cast(same, "int32"))
 
     def check_labels(self, labels: Array, outputs: Any) -> None:
-        """Refuse class numbers that the outputs, of shape [n, classes], do not have."""
+        """Refuse labels that are not of this kind, or class numbers that the outputs, [n, classes], do not have."""
+        check_numbers(labels)
         if self.labels == "sparse":
             _check_labels(labels, outputs.shape[-1])
+        elif self.labels == "binary" and not np.isin(labels, (0, 1)).all():
+            raise DataError(f"expected labels 0 or 1 for the model's one output, got {labels.min()}..{labels.max()}.")
+        elif self.labels == "one-hot" and "categorical" in self.description.lower():
+            _check_rows(labels)
 
 
 @dataclass(frozen=True)
@@ -132,8 +139,27 @@ def like(labels: Any, outputs: Any) -> Any:
     return labels
 
 
+def check_numbers(labels: Array) -> None:
+    """Refuse labels that are names, objects or the like."""
+    if not np.issubdtype(labels.dtype, np.number) and labels.dtype != bool:
+        raise DataError(f"expected labels that are numbers, got {labels.dtype}; map class names to 0..n-1 first.")
+
+
+def _check_rows(labels: Array) -> None:
+    """Refuse rows [n, classes] that are no shares of classes."""
+    fit = (labels >= 0).all(axis=1) & (np.abs(labels.sum(axis=1, dtype=np.float64) - 1) <= ROW_TOLERANCE)
+    if not fit.all():
+        first = int(np.argmin(fit))
+        raise DataError(
+            f"expected labels that are shares of the classes, each row with a sum of 1; row {first:,} has "
+            f"{labels[first].sum()}. Give a loss for several classes at once, such as 'binary_crossentropy', by loss=."
+        )
+
+
 def _check_labels(labels: Array, classes: int) -> None:
-    """Refuse class numbers outside [0, classes)."""
+    """Refuse class numbers that are not whole, or outside [0, classes)."""
+    if not np.array_equal(labels, np.round(labels)):
+        raise DataError("expected class numbers, as the first labels are, got fractions or NaN among the rest.")
     if labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise DataError(
             f"expected labels in 0..{classes - 1}, one for each of the model's {classes} outputs, "

@@ -11,7 +11,7 @@ from cobla_tf.elements import cast, each, forward, losses_by_output, output_name
 from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
 from cobla_tf.graph import is_graph
-from cobla_tf.loss import Loss, LossSum
+from cobla_tf.loss import Loss, LossSum, check_numbers
 
 Array = np.ndarray
 
@@ -66,8 +66,7 @@ class _Output:
 
 
 def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
-    if not np.issubdtype(labels.dtype, np.number) and labels.dtype != bool:
-        raise DataError(f"expected labels that are numbers, got {labels.dtype}; map class names to 0..n-1 first.")
+    check_numbers(labels)
     kind = _label_kind(labels, output.values)
     classes = kind in ("sparse", "one-hot")
     chosen = _default(output, labels, kind) if loss is None or (_is_default(loss) and classes) else _given(loss, kind)

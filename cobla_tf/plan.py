@@ -13,7 +13,7 @@ from cobla_tf.budgets import Budgets, resolve_limits
 from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, FineTuneConfig, check_layers
 from cobla_tf.costs import CostTable
 from cobla_tf.distillation import check_distillation
-from cobla_tf.elements import Form, check_images, form_of, joined, shape_of
+from cobla_tf.elements import Form, check_images, form_of, joined, parts_of, shape_of
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.export import check_exports
@@ -92,6 +92,7 @@ def make_plan(
     chosen = resolve_loss(loss, model, probe)
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
+    _warn_if_sorted(train_set, probe, chosen)
     schemes = SCHEMES if scheme == AUTO else (scheme,)
     found = [find_sites(model, each, exclude, shape_of(probe.images), layers) for each in schemes]
     sites = choose_schemes(found, budgets, config.solve.rank_multiple) if scheme == AUTO else found[0]
@@ -166,6 +167,17 @@ def _in_multiples(costs: CostTable, names: Sequence[str], multiple: int) -> Cost
     return replace(costs, multiple=multiple)
 
 
+def _warn_if_sorted(train_set: Examples, probe: Sample, loss: Loss | LossSum) -> None:
+    """Of a stream that cannot be put into another order, samples are what comes next to each other in it."""
+    in_order = isinstance(train_set, Stream) and train_set.ordered is None
+    one_class = len(np.unique(parts_of(probe.labels)[0], axis=0)) == 1
+    if in_order and loss.labels != "other" and probe.size > 1 and one_class:
+        logging.warning(
+            "the first %d examples of the dataset are all of one class: if it is sorted, samples hold few classes; "
+            "shuffle its files, with a seed, before they are read", probe.size,
+        )  # fmt: skip
+
+
 def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.Model, loss: Loss | LossSum) -> None:
     """Images and labels of the form of the probe; all labels where they are in memory."""
     sample = examples if isinstance(examples, Sample) else examples.probe()
@@ -173,4 +185,7 @@ def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.M
     expected, got = shape_of(probe.labels), shape_of(sample.labels)
     if got != expected:
         raise DataError(f"{name}: expected labels of shape {expected} an image, as in the dataset, got {got}.")
-    loss.check_labels(sample.labels, joined(model.outputs))
+    try:
+        loss.check_labels(sample.labels, joined(model.outputs))
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error

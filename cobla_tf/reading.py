@@ -3,9 +3,11 @@
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from absl import logging
 
 from cobla_tf.elements import Form, each, joined, parts_of
-from cobla_tf.errors import DataError
+from cobla_tf.errors import DataError, first_line
 from cobla_tf.examples import Batch, Examples, Sample, Stream
 
 IN_MEMORY_LIMIT = 2**30
@@ -33,9 +35,14 @@ def as_examples(dataset: Any, name: str = "dataset", form: Form | None = None) -
     if isinstance(dataset, Sample | Stream):
         return dataset
     try:
-        return _read(dataset, name, form) if hasattr(dataset, "element_spec") else _arrays(dataset, name, form)
+        return _read(dataset, name, form) if isinstance(dataset, tf.data.Dataset) else _arrays(dataset, name, form)
     except DataError as error:
         raise DataError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+    except tf.errors.OpError as error:  # of whatever the user's pipeline does
+        raise DataError(
+            f"{name}: its batches cannot be read ({first_line(error)}); look for a broken file, or for images of "
+            "several sizes in one batch."
+        ) from error
 
 
 def _arrays(dataset: Any, name: str, form: Form) -> Sample:
@@ -75,7 +82,9 @@ def _read(dataset: Any, name: str, form: Form) -> Examples:
     arranged = dataset if arranged == spec else dataset.map(form.arrange)
     size = _known_size(arranged)
     if size is not None and size * _known_bytes(arranged) > IN_MEMORY_LIMIT:
-        return Stream(arranged, size)
+        stream = Stream(arranged, size)
+        stream.probe()  # what is wrong with all batches is wrong with the first
+        return stream
     return _keep(arranged, name)
 
 
@@ -104,11 +113,15 @@ def _keep(dataset: Any, name: str) -> Examples:
                 f"expected batches, got images and labels of shapes {_shapes(Sample(images, labels))}; batch it."
             )
         count += Sample(images, labels).size
-        held += sum(part.nbytes for part in parts_of(images))
+        before, held = held, held + sum(part.nbytes for part in parts_of(images))
         if held <= IN_MEMORY_LIMIT:
             parts.append((images, labels))
-        else:
+        elif before <= IN_MEMORY_LIMIT:
             parts.clear()
+            logging.warning(
+                "%s has more than fits into memory and does not know its length: its examples are counted; one that "
+                "repeats without end has to be cut by .take(batches)", name,
+            )  # fmt: skip
     if held > IN_MEMORY_LIMIT:
         return Stream(dataset, count)
     if not parts:

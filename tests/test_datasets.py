@@ -1,3 +1,5 @@
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -185,6 +187,20 @@ def test_a_folder_must_have_splits_classes_and_images(folder):
 def test_a_file_that_is_no_image_is_named(folder):
     (folder / "train" / "ant" / "4.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"4\.png"):
+        _load(folder)
+
+
+def test_files_of_other_kinds_are_passed_over_aloud_and_names_may_be_no_text(folder, caplog):
+    ant = folder / "train" / "ant"
+    (ant / "more.jpg").mkdir()
+    (ant / "5.webp").write_bytes(b"another kind")
+    odd = os.fsdecode(b"4\xe9.png")
+    (ant / "4.png").rename(ant / odd)
+    assert _load(folder).train[0].shape[0] == 6
+    assert "1 files that are no jpg or png are passed over" in caplog.text
+    assert "5.webp" in caplog.text
+    (ant / odd).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"4\\xe9\.png"):
         _load(folder)
 
 

@@ -120,6 +120,33 @@ def test_outputs_and_labels_that_do_not_fit(model, labels, error, sentence):
         resolve_loss(None, model, Sample(images_and_labels(3)[0], np.array(labels)))
 
 
+@pytest.mark.parametrize(
+    ("units", "given", "first", "rest", "sentence"),
+    [
+        (3, None, [0, 1, 2], [0.5, 1.0, 2.0], "class numbers.*fractions"),
+        (3, None, [0.0, 1.0, 2.0], [0.0, np.nan, 2.0], "class numbers.*NaN"),
+        (3, None, np.eye(3), np.ones((3, 3)), "row 0 has 3.0"),
+        (3, None, np.eye(3), np.full((3, 3), np.nan), "row 0 has nan"),
+        (1, "binary_crossentropy", [0, 1, 1], [0, 255, 0], r"labels 0 or 1.*got 0\.\.255"),
+        (3, None, [0, 1, 2], ["a", "b", "c"], "labels that are numbers"),
+        (3, None, [0, 1, 2], np.array(["a", 1, 2], dtype=object), "labels that are numbers, got object"),
+    ],
+)
+def test_labels_after_the_first_ones_are_of_their_kind(units, given, first, rest, sentence):
+    images, first, rest = images_and_labels(3)[0], np.array(first), np.array(rest)
+    model = head("sigmoid" if units == 1 else None, units=units)
+    loss = resolve_loss(given, model, Sample(images, first))
+    loss.check_labels(first, model.outputs[0])
+    with pytest.raises(DataError, match=sentence):
+        loss.check_labels(rest, model.outputs[0])
+
+
+def test_several_classes_at_once_may_look_like_one_at_first():
+    model = head("sigmoid")
+    loss = resolve_loss("binary_crossentropy", model, Sample(images_and_labels(3)[0], np.eye(3)))
+    loss.check_labels(np.ones((3, 3)), model.outputs[0])
+
+
 def test_images_of_the_wrong_shape():
     with pytest.raises(DataError, match=r"shape \(10, 10, 2\).*got \(9, 9, 2\)"):
         check_images(small_cnn(), images_and_labels(3, (9, 9, 2))[0])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from networks import small_cnn
@@ -125,6 +126,18 @@ def test_a_process_that_is_given_bad_input_prints_nothing_else_and_ends_with_2(f
 def test_labels_and_images_that_do_not_fit_the_model(model_file, tmp_path, refused):
     assert "digits" in refused(f"--model={model_file}", "--dataset=digits", "--macs=0.5")
     assert not np.any([path.suffix == ".keras" for path in tmp_path.rglob("*")])
+
+
+def test_a_folder_without_a_class_of_the_model_is_refused(tmp_path, refused):
+    images = keras.Input((6, 6, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(images))
+    keras.Model(images, keras.layers.Dense(3)(x)).save(tmp_path / "three.keras")
+    for part in ("train/ant", "train/zebra", "val/ant", "val/zebra"):
+        (tmp_path / "two" / part).mkdir(parents=True)
+        keras.utils.save_img(tmp_path / "two" / part / "1.png", np.zeros((6, 6, 3)))
+    flags = (f"--model={tmp_path / 'three.keras'}", f"--dataset={tmp_path / 'two'}", "--macs=0.9")
+    assert "has 2 classes, and the model has 3 outputs" in refused(*flags)
+    assert "has 2 classes, and the model has 3 outputs" not in refused(*flags, "--loss=nonsense")
 
 
 def test_a_sweep_prints_and_writes_its_curve(tmp_path, command, refused):

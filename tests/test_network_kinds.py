@@ -394,6 +394,38 @@ def test_a_wrapper_around_a_model_that_is_used_itself_is_told_apart():
     assert note.startswith("base/inside, each share weights; in the compressed network")
 
 
+def test_a_pipeline_that_fails_is_one_sentence():
+    images, labels = images_and_labels(8, SIZE)
+
+    def batches():
+        yield images[:4], labels[:4]
+        raise RuntimeError("no more of that")
+
+    signature = (tf.TensorSpec((None, *SIZE)), tf.TensorSpec((None,), tf.int64))
+    failing = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    with pytest.raises(DataError, match=r"dataset: its batches cannot be read .*no more of that"):
+        as_examples(failing)
+    with pytest.raises(DataError, match="expected a pair of arrays"):
+        as_examples(iter(failing))
+
+
+def test_a_stream_of_unknown_length_is_counted_aloud(monkeypatch, caplog):
+    monkeypatch.setattr(reading, "IN_MEMORY_LIMIT", 2000)
+    dataset = tf.data.Dataset.from_tensor_slices(images_and_labels(40, SIZE)).filter(lambda *_: True).batch(8)
+    assert as_examples(dataset).size == 40
+    assert caplog.text.count("its examples are counted") == 1
+
+
+def test_a_stream_sorted_by_class_is_told_of(monkeypatch, caplog):
+    monkeypatch.setattr(reading, "IN_MEMORY_LIMIT", 2000)
+    images, labels = images_and_labels(400, SIZE)
+    for order, said in ((np.arange(400), False), (np.argsort(labels), True)):
+        caplog.clear()
+        dataset = tf.data.Dataset.from_tensor_slices((images[order], labels[order])).batch(8)
+        cobla_tf.compress(sequential(), dataset, macs=0.7, method="pos_cvx", validation=(images, labels), config=QUICK)
+        assert ("are all of one class" in caplog.text) == said
+
+
 class TrainsItself(keras.Model):
     def train_step(self, *args):
         return super().train_step(*args)
