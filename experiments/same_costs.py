@@ -105,7 +105,7 @@ class SameCosts:
         return {scheme: self._costs_of(self.subject.sites(scheme)) for scheme in self.schemes}
 
     def _costs_of(self, sites: Sites) -> tuple[CostTable, dict[str, np.ndarray]]:
-        shapes = [(len(site.decomposition.P), len(site.decomposition.V)) for site in sites.found]
+        shapes = [site.decomposition.form.matrix_shape for site in sites.found]
         return sites.costs, {
             name: sites.costs.used(method(sites.sigmas, sites.costs, None, shapes=shapes))
             for name, method in self.baselines.items()
