@@ -39,7 +39,7 @@ def reestimate(model: keras.Model, sample: Sample, batch_size: int) -> None:
 
     One forward pass in training mode. The moving mean and variance become the averages over all batches, each weighted
     by its size; what they were before is forgotten. A layer that is used several times weighs its later uses more.
-    Nothing else that a training pass changes (seeds, statistics of other layers, a kernel that is normalised) stays so.
+    All else that a training pass changes (seeds, statistics of other layers, a kernel that is normalised) is put back.
 
     Args:
         model: functional or Sequential; other layers, as Dropout, do what they do in training.

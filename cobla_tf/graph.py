@@ -65,7 +65,7 @@ def _check_layer(path: str, layer: keras.layers.Layer) -> None:
         )
     kind = type(layer)
     known = keras.saving.get_registered_object(keras.saving.get_registered_name(kind))
-    if kind.__module__.partition(".")[0] != "keras" and known is not kind:
+    if not of_keras(kind) and known is not kind:
         raise ModelError(
             f"layer {path!r} is of the class {kind.__name__}, which is not registered, so that no saved model with it "
             "could be read: put @keras.saving.register_keras_serializable() above the class."
@@ -87,8 +87,13 @@ def is_graph(layer: Any) -> bool:
         return layer.built and type(layer).call is keras.Sequential.call
     if not isinstance(layer, keras.Model) or not hasattr(layer, "operations"):
         return False
-    inherited = (kind.call for kind in type(layer).__mro__ if kind.__module__.partition(".")[0] == "keras")
+    inherited = (kind.call for kind in type(layer).__mro__ if of_keras(kind))
     return type(layer).call is next(inherited)
+
+
+def of_keras(what: Any) -> bool:
+    """Whether a class or function is of Keras itself."""
+    return what.__module__.partition(".")[0] == "keras"
 
 
 def functional(model: keras.Model) -> keras.Model:

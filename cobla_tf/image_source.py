@@ -82,17 +82,29 @@ def _folder_split(split: Path, classes: list[str]) -> EncodedSplit:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted(str(path) for path in (split / name).iterdir() if path.is_file() and path.name[0] != ".")
-        images = [path for path in files if Path(path).suffix.lower() in IMAGE_SUFFIXES]
-        other = [shown(path) for path in files if path not in set(images)]
+        images, other = _files_in(split / name)
         if other:
             passed = "%d files that are no jpg or png are passed over: %s"
-            logging.warning(passed, len(other), listing(other))
+            logging.warning(passed, len(other), listing(map(shown, other)))
         if not images:
             raise DataError(f"Class folder {str(split / name)!r} holds no jpg or png image: add some or remove it.")
         paths += images
         labels += [label] * len(images)
     return EncodedSplit(_Listing(paths, labels).files, len(paths), tuple(paths))
+
+
+def _files_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths of the images in a folder, in order, and of other files that are not hidden."""
+    images, other = [], []
+    with os.scandir(folder) as entries:  # it knows what is a folder without a look at each
+        for entry in entries:
+            if entry.is_dir():
+                continue
+            if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+                images.append(entry.path)
+            elif not entry.name.startswith("."):
+                other.append(entry.path)
+    return sorted(images), other
 
 
 @dataclass

@@ -40,11 +40,14 @@ def time_models(models: Sequence[keras.Model], threads: int, seconds: float) -> 
     They are run in turn; models of the same layers and shapes are timed once. What disturbs a run can only add to its
     time, so the fastest one is nearest to what the layers cost. With one thread it is that thread's processor time
     where the system counts it finely: other programs then take nothing but the cache.
+
+    Raises:
+        ModelError: LiteRT does not run one of them.
     """
     keys = [_key(model) for model in models]
     distinct = dict(zip(keys, models, strict=True))
     with tempfile.TemporaryDirectory(prefix="cobla-") as folder:
-        runs = [_invoke(model, Path(folder, "alone.tflite"), threads) for model in distinct.values()]
+        runs = [_runnable(model, Path(folder, "alone.tflite"), threads) for model in distinct.values()]
     fastest = dict(zip(distinct, interleave(runs, seconds, _clock(threads)).min(axis=0), strict=True))
     return np.array([fastest[key] for key in keys])
 
@@ -113,24 +116,13 @@ def measure_latency(
         [_variant(site, shape, rank) for rank in (None, *chosen) for shape in at]
         for site, chosen, at in zip(sites.found, ranks, shapes, strict=True)
     ]
-    times = iter(_times([variant for group in variants for variant in group], threads, seconds) * MICRO)
+    times = iter(time_models([variant for group in variants for variant in group], threads, seconds) * MICRO)
     original, per_rank, base = {}, {}, {}
     for site, chosen, at in zip(sites.found, ranks, shapes, strict=True):
         whole, *spent = (sum(next(times) for _ in at) for _ in range(1 + len(chosen)))
         original[site.name] = round(float(whole), 2)
         base[site.name], per_rank[site.name] = _line(site.name, chosen, np.array(spent))
     return Resource(name, original, per_rank, base)
-
-
-def _times(models: Sequence[keras.Model], threads: int, seconds: float) -> Array:
-    try:
-        return time_models(models, threads, seconds)
-    except Exception as error:  # converters and interpreters raise nearly anything
-        kinds = ", ".join(sorted({layer.compute_dtype for model in models for layer in model.layers}))
-        raise ModelError(
-            f"LiteRT does not run these layers alone, which compute in {kinds} ({first_line(error)}); measure a "
-            "float32 version of the model, or write the table by hand (see --resources)."
-        ) from error
 
 
 def _clock(threads: int) -> Callable[[], float]:
@@ -141,6 +133,19 @@ def _clock(threads: int) -> Callable[[], float]:
 def _key(model: keras.Model) -> str:
     layers = [(type(layer).__name__, layer.get_config() | {"name": ""}) for layer in model.layers]
     return f"{model.inputs[0].shape}{layers}"
+
+
+def _runnable(model: keras.Model, path: Path, threads: int) -> Callable[[], Any]:
+    try:
+        invoke = _invoke(model, path, threads)
+        invoke()  # some fail only here
+    except Exception as error:  # converters and interpreters raise nearly anything
+        last = model.layers[-1]
+        raise ModelError(
+            f"LiteRT does not run layer {last.name!r} alone, which is to compute in {last.compute_dtype} "
+            f"({first_line(error)}); measure a float32 version of the model, or write the table of costs by hand."
+        ) from error
+    return invoke
 
 
 def _invoke(model: keras.Model, path: Path, threads: int) -> Callable[[], Any]:

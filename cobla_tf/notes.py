@@ -8,6 +8,7 @@ import keras
 
 from cobla_tf.calls import shared_by_reference
 from cobla_tf.elements import output_names
+from cobla_tf.graph import of_keras
 from cobla_tf.layers import OF_THE_KERNEL
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.report_parts import Evaluation
@@ -41,16 +42,12 @@ def untied(original: keras.Model, compressed: keras.Model) -> list[str]:
 
 def own_training(model: keras.Model) -> list[str]:
     """Whether the model's class trains in a way of its own, which its copy, a plain model, does not."""
-    own = [name for name in ("train_step", "compute_loss") if not _of_keras(getattr(type(model), name))]
+    own = [name for name in ("train_step", "compute_loss") if not of_keras(getattr(type(model), name))]
     if not own:
         return []
     return [
         f"the model's own {' and '.join(own)} ({type(model).__name__}) does not carry over and is left out in training"
     ]
-
-
-def _of_keras(method: object) -> bool:
-    return method.__module__.partition(".")[0] == "keras"
 
 
 def of_one_output(model: keras.Model, loss: Loss | LossSum) -> list[str]:

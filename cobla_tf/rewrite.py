@@ -102,7 +102,7 @@ class _Rewriter:
                 continue
             if hasattr(layer, "get_vocabulary"):  # what adapt() learnt is neither in its weights nor in its config
                 _copy_vocabulary(layer, copy)
-            elif layer.weights:
+            if layer.weights:
                 copy.set_weights(layer.get_weights())
                 if hasattr(copy, "finalize_state"):  # Normalization computes with constants made from its weights
                     copy.finalize_state()

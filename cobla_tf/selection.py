@@ -92,7 +92,7 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Jo
         allocation, proof = _proved(plan.sites.sigmas, costs, limits)
         status = f"{status}; {proof}"
     else:
-        inputs = {"shapes": [site.decomposition.form.matrix_shape for site in plan.sites.found]}
+        inputs = {"shapes": plan.sites.shapes}
         if needs_sample(plan.method):
             inputs["evaluate"], images = _sampled_loss(model, plan, config, journal)
             status = f"{status}; losses on {images:,} training images"

@@ -74,6 +74,11 @@ class Sites:
         """Singular values of every site, descending."""
         return [site.decomposition.sigma for site in self.found]
 
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Rows and columns of every site's matricised kernel, of one group where there are several."""
+        return [site.decomposition.form.matrix_shape for site in self.found]
+
 
 def find_sites(
     model: keras.Model,

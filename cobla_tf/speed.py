@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.elements import arrange_images, cast, joined, shape_of
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import CoblaError, ConfigError
 from cobla_tf.export_check import own_classes
 from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain, signature_names
 from cobla_tf.fresh_process import last_words, one_line, run_python
@@ -107,8 +107,8 @@ def _alone(
     """Each decomposed layer alone; none, with a note, where LiteRT does not take one of them."""
     try:
         return compare_sites(*models, input_shape, seconds)
-    except Exception as error:  # converters and interpreters raise nearly anything
-        notes.append(one_line(f"layers alone: {type(error).__name__}: {error}"))
+    except CoblaError as error:
+        notes.append(f"layers alone: {error}")
         return ()
 
 

@@ -105,9 +105,8 @@ class SameCosts:
         return {scheme: self._costs_of(self.subject.sites(scheme)) for scheme in self.schemes}
 
     def _costs_of(self, sites: Sites) -> tuple[CostTable, dict[str, np.ndarray]]:
-        shapes = [site.decomposition.form.matrix_shape for site in sites.found]
         return sites.costs, {
-            name: sites.costs.used(method(sites.sigmas, sites.costs, None, shapes=shapes))
+            name: sites.costs.used(method(sites.sigmas, sites.costs, None, shapes=sites.shapes))
             for name, method in self.baselines.items()
         }
 

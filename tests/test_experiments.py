@@ -1,9 +1,11 @@
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from cobla_tf.experiments import fig2, fig3, fig5, section52, table2, table3
@@ -16,6 +18,7 @@ from cobla_tf.experiments.smoke import trained_network
 from cobla_tf.experiments.subject import Subject
 
 from cobla_tf.baselines import RIVALS
+from cobla_tf.baselines.method import Method
 from cobla_tf.config import FineTuneConfig, SolveConfig
 from cobla_tf.errors import BudgetError, ConfigError
 from cobla_tf.flagfiles import packaged_flagfiles
@@ -81,6 +84,24 @@ def test_cobla_has_exactly_the_costs_of_the_baseline(subject):
         assert given[name] - 0.2 < own[name] <= given[name]
         assert 0 <= 0.9 * given[name] * total - same_costs.budgets("channel", "given_ranks", 0.9)[name] < 1
     assert own["ranks"] != given["ranks"]
+
+
+def test_a_baseline_sees_the_shapes_of_the_matrices_in_both_places(subject):
+    seen = []
+
+    def select(sigmas, costs, limits, shapes):
+        seen.append(shapes)
+        return costs.settle(np.array([3, 8, 8]), np.zeros(3, dtype=bool))
+
+    same_costs = SameCosts(subject, {"looks": Method(select, "a test", ("shapes",), budgeted=False)}, ["channel"])
+    same_costs.result(same_costs.rows([1.0], [0])[0])
+    same_costs.budgets("channel", "looks", 1.0)
+    expected = [
+        (site.kernel.shape[-1], math.prod(site.kernel.shape[:-1]))
+        for site in subject.model.layers
+        if isinstance(site, keras.layers.Conv2D)
+    ]
+    assert seen == [expected, expected]
 
 
 @pytest.mark.parametrize(

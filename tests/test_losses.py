@@ -144,6 +144,7 @@ def test_labels_after_the_first_ones_are_of_their_kind(units, given, first, rest
 def test_several_classes_at_once_may_look_like_one_at_first():
     model = head("sigmoid")
     loss = resolve_loss("binary_crossentropy", model, Sample(images_and_labels(3)[0], np.eye(3)))
+    assert loss.labels == "one-hot"
     loss.check_labels(np.ones((3, 3)), model.outputs[0])
 
 
