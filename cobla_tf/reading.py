@@ -82,9 +82,7 @@ def _read(dataset: Any, name: str, form: Form) -> Examples:
     arranged = dataset if arranged == spec else dataset.map(form.arrange)
     size = _known_size(arranged)
     if size is not None and size * _known_bytes(arranged) > IN_MEMORY_LIMIT:
-        stream = Stream(arranged, size)
-        stream.probe()  # what is wrong with all batches is wrong with the first
-        return stream
+        return Stream(arranged, size)
     return _keep(arranged, name)
 
 
