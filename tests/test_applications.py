@@ -12,10 +12,12 @@ from cobla_tf.errors import ModelError
 @pytest.fixture
 def in_float64():
     """In single precision the rounding errors of untrained networks are as large as a small mistake would be."""
-    before = keras.config.floatx()
+    before = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     yield
-    keras.config.set_floatx(before)
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
 
 
 @pytest.mark.parametrize(("name", "options"), [("MobileNet", {"alpha": 0.25}), ("MobileNetV3Small", {"alpha": 0.25})])
