@@ -108,20 +108,20 @@ class CostTable:
         return found if np.delete(self.used(found) <= limits, row).all() else None
 
     @property
-    def _least_costs(self) -> Array:
-        """Of two factors at the least rank, int64 [R, S]."""
-        return self.base + self.per_rank * self.multiple
+    def least_costs(self) -> Array:
+        """Of two factors at the least rank, int64 [R, S]; of the layer where it has no such rank."""
+        return np.where(self.full_ranks < self.multiple, self.original, self.base + self.per_rank * self.multiple)
 
     def _lean(self) -> Allocation:
         return self.settle(np.ones_like(self.full_ranks), np.zeros(len(self.full_ranks), dtype=bool))
 
     def _contested(self, lean: Allocation) -> Array:
         """Sites, as indices, whose least rank is dearer than the layer in one resource and cheaper in another."""
-        return np.flatnonzero(~lean.whole & (self._least_costs > self.original).any(axis=0))
+        return np.flatnonzero(~lean.whole & (self.least_costs > self.original).any(axis=0))
 
     def _choice(self, lean: Allocation, sites: Array) -> tuple[Array, Array]:
         """Use [R] with all `sites` at the least rank, and what each of them adds when it is whole, [R, sites]."""
-        return self.used(lean), (self.original - self._least_costs)[:, sites]
+        return self.used(lean), (self.original - self.least_costs)[:, sites]
 
     def _with_whole(self, lean: Allocation, sites: Array, chosen: Array) -> Allocation:
         whole = lean.whole.copy()
@@ -130,8 +130,7 @@ class CostTable:
 
     def least(self) -> Array:
         """Lower bound on the use of each resource, int64 [R]: every site in its cheaper form."""
-        factors = np.where(self.full_ranks < self.multiple, self.original, self._least_costs)
-        return np.minimum(self.original, factors).sum(axis=1)
+        return np.minimum(self.original, self.least_costs).sum(axis=1)
 
     def take(self, resources: Array) -> "CostTable":
         """The table of some resources, chosen by a bool [R]."""

@@ -1,4 +1,4 @@
-"""Which sites to keep whole so that limits hold: small mixed-integer programs in shares of the limits."""
+"""Which form to give sites so that limits hold: small mixed-integer programs in shares of the limits."""
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -11,20 +11,27 @@ SECONDS = 10.0
 """Most time for one program; the best choice found by then is taken. A site is one variable: they take milliseconds."""
 
 
-def balanced(lean: Array, change: Array, limits: Array) -> Array:
+def balanced(lean: Array, change: Array, limits: Array, sites: Array | None = None) -> Array:
     """The choice that leaves the most room: least largest share of a limit that is used.
 
     Args:
         lean: use [R] of every resource with nothing chosen.
-        change: what choosing each of C sites adds to it, of either sign, [R, C].
+        change: what each of C choices adds to it, of either sign, [R, C].
         limits: positive, [R].
+        sites: of each choice, from 0, int [C]; at most one of a site's is taken. None: each has its own.
 
     Returns:
         bool [C].
     """
+    count = change.shape[1]
     rows = np.column_stack([change / limits[:, None], -np.ones(len(limits))])
-    chosen = _choose(np.append(np.zeros(change.shape[1]), 1.0), rows, -lean / limits, change.shape[1])
-    return np.zeros(change.shape[1], dtype=bool) if chosen is None else chosen
+    room = -lean / limits
+    if sites is not None:
+        one_each = np.zeros((sites.max(initial=-1) + 1, count + 1))
+        one_each[sites, np.arange(count)] = 1
+        rows, room = np.concatenate([rows, one_each]), np.append(room, np.ones(len(one_each)))
+    chosen = _choose(np.append(np.zeros(count), 1.0), rows, room, count)
+    return np.zeros(count, dtype=bool) if chosen is None else chosen
 
 
 def least_use(row: int, lean: Array, change: Array, limits: Array) -> Array | None:

@@ -18,6 +18,7 @@ from cobla_tf.budgets import Budgets, absolute_limits
 from cobla_tf.costs import CostTable
 from cobla_tf.errors import ConfigError
 from cobla_tf.knapsack import Choices, solve
+from cobla_tf.reach import balanced
 
 if TYPE_CHECKING:
     from cobla_tf.sites import Sites
@@ -61,7 +62,7 @@ def best_schemes(values: Sequence[list[Array]], tables: Sequence[CostTable], lim
     """The table of each site's choice at the optimum over all tables, int64 [S].
 
     A site that is whole there has the table in which the last rank below saturation is worth most. Where no mixture
-    tried is within the limits, each site has the table of the least rank's least cost.
+    is within the limits, the sites have the tables that come nearest to them.
 
     Args:
         values: for each table, as for `allocate`.
@@ -82,7 +83,11 @@ def best_schemes(values: Sequence[list[Array]], tables: Sequence[CostTable], lim
     )
     starts = [start for pick in (*pure, leanest) if (start := _start(choices, tables, pick)) is not None]
     if not starts:
-        return leanest
+        leanest = _most_room(tables, limits)
+        last = _start(choices, tables, leanest)
+        if last is None:
+            return leanest
+        starts = [last]
     solution = solve(choices, max(starts, key=lambda picks: choices.values[picks].sum()))
     kinds = choices.kinds[solution.picks]
     return np.where(kinds < len(tables), kinds, [site.when_whole for site in sites])
@@ -138,7 +143,16 @@ def _start(choices: Choices, tables: Sequence[CostTable], pick: Array) -> Array 
     return np.array(places) if table.fits(cheapest, choices.limits) else None
 
 
+def _most_room(tables: Sequence[CostTable], limits: Array) -> Array:
+    """The table of each site, int64 [S], with which the largest share of a limit that is used can be least."""
+    original, least = tables[0].original, np.stack([table.least_costs for table in tables])  # [R, S], [T, R, S]
+    count, _, sites = least.shape
+    change = (least - original).transpose(1, 0, 2).reshape(len(limits), -1)  # of the choices, table by table
+    chosen = balanced(original.sum(axis=1), change, np.maximum(limits, 1), np.tile(np.arange(sites), count))
+    return np.argmax(chosen.reshape(count, sites), axis=0)
+
+
 def _least_shares(table: CostTable, limits: Array) -> Array:
     """Largest share of a limit that each site takes at least, float64 [S]."""
-    least = np.minimum(table.original, table.base + table.per_rank * table.multiple)
+    least = np.minimum(table.original, table.least_costs)
     return (least / np.maximum(limits, 1)[:, None]).max(axis=0)

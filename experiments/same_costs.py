@@ -1,9 +1,9 @@
 """COBLA under the costs of ranks that come from elsewhere: a method that sets its own cost, or a list of ranks."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -97,7 +97,8 @@ class SameCosts:
     def budgets(self, scheme: str, baseline: str, share: float) -> dict[str, int]:
         """A share of what a baseline costs, in MACs and params."""
         costs, used = self._costs[scheme]
-        return {name: math.floor(share * amount) for name, amount in zip(costs.resources, used[baseline], strict=True)}
+        exact = Fraction(repr(float(share)))  # as it was written: 0.7 of 10 is 7
+        return {name: int(exact * int(amount)) for name, amount in zip(costs.resources, used[baseline], strict=True)}
 
     @cached_property
     def _costs(self) -> dict[str, tuple[CostTable, dict[str, np.ndarray]]]:

@@ -82,7 +82,9 @@ def test_cobla_has_exactly_the_costs_of_the_baseline(subject):
     for name, total in totals.items():
         assert given[name] == same_costs.budgets("channel", "given_ranks", 1.0)[name] / total
         assert given[name] - 0.2 < own[name] <= given[name]
-        assert 0 <= 0.9 * given[name] * total - same_costs.budgets("channel", "given_ranks", 0.9)[name] < 1
+        used = same_costs.budgets("channel", "given_ranks", 1.0)[name]
+        shares = [same_costs.budgets("channel", "given_ranks", percent / 100)[name] for percent in range(50, 100)]
+        assert shares == [percent * used // 100 for percent in range(50, 100)]
     assert own["ranks"] != given["ranks"]
 
 

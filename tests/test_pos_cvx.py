@@ -186,6 +186,17 @@ def test_the_bound_is_the_optimum_of_the_linear_relaxation(seed, resources):
     assert bound.value == pytest.approx(-answer.fun, abs=1e-7)
 
 
+def test_the_bound_stops_where_the_prices_left_are_flat_to_round_off():
+    original, per_rank = [[1536, 16384], [24, 256], [3658, 22944]], [[704, 2560], [11, 40], [980, 3853]]
+    costs = CostTable(("macs", "params", "latency"), np.array(original), np.array(per_rank), np.array([3, 8]))
+    limits, rng = np.array([5376.0, 84.0, 18621.0]), np.random.default_rng(1)
+    for _ in range(20):
+        sigmas = [np.sort(rng.random(n))[::-1] for n in costs.full_ranks]
+        found = optimum(sigmas, costs, limits)
+        assert found.gap == 0
+        assert found.value == pytest.approx(brute_force(sigmas, costs, limits, True), abs=TOLERANCE)
+
+
 @pytest.mark.parametrize("limits", [{"NODES": 1, "FEW": 1, "MANY": 1}, {"WORK": 1}, {"WORK": 100}])
 def test_where_the_proof_is_cut_short_the_gap_says_so(monkeypatch, limits):
     limited = importlib.import_module("cobla_tf.knapsack.solve")

@@ -10,7 +10,9 @@ from test_costs import table_of
 import cobla_tf
 from cobla_tf.baselines.pos_cvx import log_shares, optimum
 from cobla_tf.config import SCHEMES, Config, SolveConfig
+from cobla_tf.costs import CostTable, kernel_costs
 from cobla_tf.errors import ConfigError
+from cobla_tf.kernels import KernelForm
 from cobla_tf.schemes import best_schemes
 
 LAYERS = [(8, 3, 4, 6), (8, 1, 6, 5), (4, 5, 5, 4), (8, 3, 4, 8)]
@@ -40,6 +42,38 @@ def test_no_other_choice_of_schemes_has_a_better_optimum(seed, eta, multiple):
     picks = best_schemes([[log_shares(sigma) for sigma in each] for each in sigmas], tables, limits)
     everything = [value(tables, sigmas, each, limits) for each in itertools.product([0, 1], repeat=len(LAYERS))]
     assert value(tables, sigmas, picks, limits) == pytest.approx(max(everything), abs=1e-11)
+
+
+def strided_tables(rng, multiple):
+    """Of layers whose least ranks are dearer than the layer in one resource or scheme and cheaper in another."""
+    layers = [[int(rng.choice(of)) for of in ((1, 3, 5, 7), range(2, 20), range(2, 20), range(1, 8), (1, 2, 4))]
+              for _ in range(4)]  # fmt: skip
+    for scheme in SCHEMES:
+        forms = [KernelForm(scheme, (k, k, c, f)) for k, c, f, _, _ in layers]
+        sizes = [((out * stride,) * 2, (out,) * 2) for *_, out, stride in layers]
+        costs = [kernel_costs(form, [size]) for form, size in zip(forms, sizes, strict=True)]
+        original, per_rank = (np.stack(part, axis=1) for part in zip(*costs, strict=True))
+        full_ranks = np.array([min(k * f, k * c) if scheme == "spatial" else min(f, k * k * c)
+                               for k, c, f, _, _ in layers])  # fmt: skip
+        yield CostTable(("macs", "params"), original, per_rank, full_ranks, multiple=multiple)
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4, 8])
+def test_limits_that_any_mixture_meets_are_met(multiple):
+    rng = np.random.default_rng(multiple)
+    for _ in range(15):
+        tables = list(strided_tables(rng, multiple))
+        forms = np.stack(
+            [*(table.least_costs for table in tables), tables[0].original]
+        )  # [spatial | channel | whole, R, S]
+        mixtures = itertools.product(range(3), repeat=4)
+        uses = np.array([forms[list(picks), :, range(4)].sum(axis=0) for picks in mixtures])
+        limits = uses[rng.integers(len(uses))]
+        within = uses[(uses <= limits).all(axis=1)]
+        limits = within[np.argmin((within / tables[0].totals()).sum(axis=1))].astype(float)  # none is below it
+        values = [[np.append(np.sort(-rng.random(n - 1)), 0.0) for n in table.full_ranks] for table in tables]
+        found = mixed(tables, best_schemes(values, tables, limits))
+        assert found.fits(found.cheapest(limits), limits)
 
 
 @pytest.mark.parametrize("method", ["pos_cvx", "uniform"])

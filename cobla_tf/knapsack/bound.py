@@ -40,7 +40,10 @@ def lagrangian_bound(choices: Choices) -> Bound:
     for _ in range(ITERATIONS):
         negative = int(np.argmin(ellipsoid.centre))
         if ellipsoid.centre[negative] < 0:
-            ellipsoid.cut(-np.eye(len(prices))[negative], -ellipsoid.centre[negative])
+            upward, above = -np.eye(len(prices))[negative], -ellipsoid.centre[negative]
+            if above >= ellipsoid.depth(upward):  # all of what is left is below zero: flat to round-off
+                break
+            ellipsoid.cut(upward, above)
             continue
         reduced = choices.values - ellipsoid.centre @ shares
         sums = np.maximum.reduceat(reduced, starts)
