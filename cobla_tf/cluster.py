@@ -57,6 +57,8 @@ def this_task(strategy: str) -> Task:
 
 def _read(content: Any) -> Task:
     cluster, task = content["cluster"], content["task"]
+    if any(isinstance(addresses, str) for addresses in cluster.values()):
+        raise ValueError("one address without brackets")
     sizes = {job: len([str(address) for address in cluster[job]]) for job in JOBS if job in cluster}
     kind, index = task["type"], int(task["index"])
     if set(cluster) - set(JOBS) or not 0 <= index < sizes[kind] or sizes.get("chief", 1) != 1:

@@ -1,6 +1,6 @@
 """What a user can choose, as frozen dataclasses; every field's default works untuned."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -39,14 +39,17 @@ def check_layers(names: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: there is no such kind, or none is asked for.
     """
+    kinds = ", ".join((*LAYERS, ALL_LAYERS))
+    if not isinstance(names, Collection):
+        raise ConfigError(f"layers must be among {kinds}, got {names!r}.")
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in (*LAYERS, ALL_LAYERS):
             near = get_close_matches(str(name), LAYERS, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            raise ConfigError(f"layers must be among {', '.join((*LAYERS, ALL_LAYERS))}, got {name!r}{hint}")
+            raise ConfigError(f"layers must be among {kinds}, got {name!r}{hint}")
     if not names:
-        raise ConfigError(f"layers must name at least one of {', '.join((*LAYERS, ALL_LAYERS))}, got none.")
+        raise ConfigError(f"layers must name at least one of {kinds}, got none.")
     return LAYERS if ALL_LAYERS in names else names
 
 

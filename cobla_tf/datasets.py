@@ -58,14 +58,13 @@ class DataSplits:
         Raises:
             DataError: it names the image.
         """
-        import tensorflow as tf
+        from cobla_tf.reading import UNREADABLE
 
         try:
             yield
-        except (
-            tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.DataLossError, tf.errors.UnknownError,
-            tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError,
-        ):  # fmt: skip
+        except (*UNREADABLE, DataError) as error:
+            if isinstance(error, DataError) and not isinstance(error.__cause__, UNREADABLE):
+                raise
             if self.look_through is not None:
                 logging.warning("TensorFlow has stopped; looking whether all images can be read")
                 self.look_through()

@@ -153,6 +153,8 @@ class Job:
         if len(model.outputs) > 1 or len(shape) != 2 or shape[1] is None:
             return
         outputs = max(shape[1], 2)  # one output tells two classes apart
+        if shape[1] == 1 and self.loss is not None and "binary" not in self.loss.lower():
+            return  # a number, of which any can be one
         if data.classes > outputs or (self.loss is None and data.classes < outputs):
             raise DataError(
                 f"{self.dataset} has {data.classes} classes, and the model has {shape[1]} outputs: expected as many, "

@@ -1,6 +1,7 @@
 """compress(): a trained Keras model and its budgets in, a smaller plain Keras model and a report out."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -13,10 +14,12 @@ from cobla_tf.compression import Compression
 from cobla_tf.config import LAYERS, Config, as_config
 from cobla_tf.plan import make_plan
 from cobla_tf.progress import doing
+from cobla_tf.reading import batches_of
 from cobla_tf.resources import Resource
 from cobla_tf.result import Result
 from cobla_tf.selection import COBLA, method_name
-from cobla_tf.solution import WarmStart
+from cobla_tf.sites import check_patterns
+from cobla_tf.solution import WarmStart, check_warm
 from cobla_tf.strategy import find_devices, watched
 from cobla_tf.unfinished import held
 
@@ -67,6 +70,8 @@ def compress(
     Raises:
         CoblaError: bad input, found before any work, with one sentence that says what to do.
     """
+    check_patterns(exclude)
+    check_warm(warm)
     config = own_config(as_config(config))
     devices = find_devices(config.strategy)
     devices.check_batch(config.batch_size)
@@ -74,7 +79,7 @@ def compress(
     choice = {
         "budgets": merge_budgets(macs, params, budgets),
         "scheme": scheme,
-        "exclude": exclude if isinstance(exclude, str) else list(exclude),  # a string is refused, not taken apart
+        "exclude": list(exclude),
         "layers": layers,
     }
     with watched(devices), held(config.output_dir):
@@ -85,6 +90,7 @@ def compress(
         if warm is not None:
             warm.check(plan.sites.layout.size)
         asked = {"method": method_name(method), **choice}
-        result = Compression(config, model, plan, asked, account, devices).run(warm)
+        with batches_of("dataset") if plan.streamed else nullcontext():
+            result = Compression(config, model, plan, asked, account, devices).run(warm)
         devices.meet()
         return result

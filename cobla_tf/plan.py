@@ -24,7 +24,7 @@ from cobla_tf.losses import resolve_loss
 from cobla_tf.optimizers import make_optimizer
 from cobla_tf.precision import resolve_precision
 from cobla_tf.qp import resolve_solver
-from cobla_tf.reading import as_examples
+from cobla_tf.reading import as_examples, batches_of
 from cobla_tf.resources import Resource, add_resources, check_resources
 from cobla_tf.schemes import check_auto, choose_schemes
 from cobla_tf.selection import COBLA, check_method, needs_sample, takes_budgets
@@ -61,6 +61,11 @@ class Plan:
     method: str | Method
     precision: str
 
+    @property
+    def streamed(self) -> bool:
+        """Whether batches are read while the work goes on, and what is wrong with them is found only then."""
+        return isinstance(self.train_set, Stream) or isinstance(self.held_out, Stream)
+
 
 def make_plan(
     model: Any,
@@ -85,9 +90,9 @@ def make_plan(
     qp_solver = resolve_solver(config.solve.qp_solver) if method == COBLA else "none"
     check_model(model)
     train_set, held_out, evaluated_on = _split(dataset, validation, config.seed, form_of(model, loss))
+    probe = _probe("dataset", train_set)
     if isinstance(train_set, Stream) and needs_sample(method):
         train_set.check_draw(config.solve.sample_size(train_set.size))
-    probe = train_set.probe()
     check_images(model, probe.images)
     chosen = resolve_loss(loss, model, probe)
     for name, examples in (("dataset", train_set), ("validation", held_out)):
@@ -150,6 +155,11 @@ def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Exampl
     return rest, held_out, f"{held_out.size:,} images set apart from the {train_set.size:,} given, never optimised on"
 
 
+def _probe(name: str, examples: Examples) -> Sample:
+    with batches_of(name):
+        return examples.probe()
+
+
 def _in_multiples(costs: CostTable, names: Sequence[str], multiple: int) -> CostTable:
     """Ranks in multiples only.
 
@@ -180,7 +190,7 @@ def _warn_if_sorted(train_set: Examples, probe: Sample, loss: Loss | LossSum) ->
 
 def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.Model, loss: Loss | LossSum) -> None:
     """Images and labels of the form of the probe; all labels where they are in memory."""
-    sample = examples if isinstance(examples, Sample) else examples.probe()
+    sample = examples if isinstance(examples, Sample) else _probe(name, examples)
     check_images(model, sample.images)
     expected, got = shape_of(probe.labels), shape_of(sample.labels)
     if got != expected:

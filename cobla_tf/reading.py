@@ -1,5 +1,8 @@
 """From what a user hands over to examples: arrays or a tf.data.Dataset, checked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -7,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from cobla_tf.elements import Form, each, joined, parts_of
-from cobla_tf.errors import DataError, first_line
+from cobla_tf.errors import DataError
 from cobla_tf.examples import Batch, Examples, Sample, Stream
 
 IN_MEMORY_LIMIT = 2**30
@@ -17,6 +20,12 @@ EXPECTED = (
     "a pair of arrays (images, labels) or a tf.data.Dataset of such batches, with a tuple or dict of arrays for "
     "images or labels where the model has several inputs or outputs"
 )
+
+UNREADABLE = (
+    tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.DataLossError, tf.errors.UnknownError,
+    tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError,
+)  # fmt: skip
+"""What TensorFlow raises for files, images and labels that are not as they should be."""
 
 
 def as_examples(dataset: Any, name: str = "dataset", form: Form | None = None) -> Examples:
@@ -35,14 +44,32 @@ def as_examples(dataset: Any, name: str = "dataset", form: Form | None = None) -
     if isinstance(dataset, Sample | Stream):
         return dataset
     try:
-        return _read(dataset, name, form) if isinstance(dataset, tf.data.Dataset) else _arrays(dataset, name, form)
+        with batches_of(name):
+            return _read(dataset, name, form) if isinstance(dataset, tf.data.Dataset) else _arrays(dataset, name, form)
     except DataError as error:
         raise DataError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
-    except tf.errors.OpError as error:  # of whatever the user's pipeline does
+
+
+@contextmanager
+def batches_of(name: str) -> Iterator[None]:
+    """For work on batches that come from a user's pipeline, of which TensorFlow knows neither names nor places.
+
+    Raises:
+        DataError: a batch cannot be made or used; its cause is TensorFlow's error.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
         raise DataError(
-            f"{name}: its batches cannot be read ({first_line(error)}); look for a broken file, or for images of "
-            "several sizes in one batch."
+            f"{name}: its batches cannot be read ({_reason(error)}); look for a broken file, for images of several "
+            "sizes in one batch, or for labels outside the model's classes."
         ) from error
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """The line that tells what is wrong: the last one before TensorFlow names its nodes."""
+    lines = [line.strip() for line in str(error.message).partition("[[{{node")[0].splitlines() if line.strip()]
+    return shorten(lines[-1].removesuffix("."), 160, placeholder=" ...") if lines else type(error).__name__
 
 
 def _arrays(dataset: Any, name: str, form: Form) -> Sample:

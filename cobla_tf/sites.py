@@ -1,9 +1,10 @@
 """The layers of a model that can be decomposed, and the reasons for the others."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -103,12 +104,11 @@ def find_sites(
     check_model(model)
     if scheme not in SCHEMES:
         raise ConfigError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}.")
-    if isinstance(exclude, str):
-        raise ConfigError(f"exclude must be a sequence of patterns, got the string {exclude!r}; write [{exclude!r}].")
+    check_patterns(exclude)
     layers = check_layers(layers)
     operations = record_operations(model, input_shape)
     calls = calls_by_layer([call for call in operations if isinstance(call.layer, keras.layers.Layer)])
-    _check_patterns(exclude, [call for (call, *_) in calls])
+    _check_matches(exclude, [call for (call, *_) in calls])
     found, skipped = [], []
     for uses in calls:
         reason = _excluded(uses, exclude) or _wrong_kind(uses[0].layer, layers) or _unusable(uses)
@@ -137,7 +137,19 @@ def _matches(call: Call, pattern: str) -> bool:
     return fnmatchcase(call.path, pattern) or fnmatchcase(call.layer.name, pattern)
 
 
-def _check_patterns(exclude: Sequence[str], calls: list[Call]) -> None:
+def check_patterns(exclude: Any) -> None:
+    """Refuse what is no sequence of patterns, cheaply.
+
+    Raises:
+        ConfigError: it is one string, or something else.
+    """
+    if isinstance(exclude, str):
+        raise ConfigError(f"exclude must be a sequence of patterns, got the string {exclude!r}; write [{exclude!r}].")
+    if not isinstance(exclude, Collection) or not all(isinstance(pattern, str) for pattern in exclude):
+        raise ConfigError(f"exclude must be a sequence of patterns, got {exclude!r}; write ['name', 'other*'].")
+
+
+def _check_matches(exclude: Sequence[str], calls: list[Call]) -> None:
     for pattern in exclude:
         if not any(_matches(call, pattern) for call in calls):
             names = ", ".join(call.path for call in calls if name_of(call.layer))

@@ -33,6 +33,18 @@ class WarmStart:
             )
 
 
+def check_warm(warm: object) -> None:
+    """Refuse what is no warm start, nor None.
+
+    Raises:
+        ConfigError: it is something else, a result say.
+    """
+    if warm is not None and not isinstance(warm, WarmStart):
+        raise ConfigError(
+            f"warm must be the attribute warm of a result, as in warm=result.warm, got {type(warm).__name__}."
+        )
+
+
 @dataclass(frozen=True)
 class Solution:
     """What the optimiser found.

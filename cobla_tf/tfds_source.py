@@ -77,7 +77,7 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
             builder = None
         else:
             builder = tfds.builder(name, data_dir=data_dir)
-    except (ValueError, AssertionError, ImportError) as error:
+    except (ValueError, TypeError, AssertionError, ImportError) as error:
         raise DataError(_why_unknown(name, error)) from error
     if builder is None:
         raise DataError(f"Dataset {name!r} is a community data set, which needs a network: give an image folder.")

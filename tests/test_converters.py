@@ -225,6 +225,7 @@ def test_whitening_takes_neighbours_and_channels_apart():
         ("few.npy", r"at least 3,072 images \[32, 32, 3\], got \[5, 32, 32, 3\]"),
         ("absent.npy", "must be a .npy file"),
         ("absent.keras", "does not exist"),
+        ("nin_cifar10", "does not exist"),
     ],
 )
 def test_nin_without_a_whitening_that_fits(tmp_path, nin, whitening, expected):

@@ -161,6 +161,7 @@ def test_records_of_another_size_are_resized_as_a_whole(tiny_dir):
         ("mnist", "tfds build mnist --data_dir="),
         ("imagenet2012", "by hand"),
         ("mnist:9.9.9", "9.9.9"),
+        ("mnist/a=b", "cannot be read by tensorflow-datasets"),
         ("cobla_train_only", "validation"),
         ("huggingface:mnist", "network"),
         ("not a name", "nor known"),

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,12 @@ def test_a_folder_without_a_class_of_the_model_is_refused(tmp_path, refused):
     flags = (f"--model={tmp_path / 'three.keras'}", f"--dataset={tmp_path / 'two'}", "--macs=0.9")
     assert "has 2 classes, and the model has 3 outputs" in refused(*flags)
     assert "has 2 classes, and the model has 3 outputs" not in refused(*flags, "--loss=nonsense")
+    keras.Model(images, keras.layers.Dense(1)(x)).save(tmp_path / "one.keras")
+    for part in ("train/bee", "val/bee"):
+        shutil.copytree(tmp_path / "two" / "train" / "ant", tmp_path / "two" / part)
+    flags = (f"--model={tmp_path / 'one.keras'}", flags[1], "--macs=1e-9")
+    assert "has 3 classes, and the model has 1 outputs" in refused(*flags, "--loss=binary_crossentropy")
+    assert "smallest reachable" in refused(*flags, "--loss=mse")
 
 
 def test_a_sweep_prints_and_writes_its_curve(tmp_path, command, refused):

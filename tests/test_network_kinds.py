@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from networks import images_and_labels, relative_error
+from networks import images_and_labels, relative_error, small_cnn
 
 import cobla_tf
 from cobla_tf import reading
@@ -407,6 +407,29 @@ def test_a_pipeline_that_fails_is_one_sentence():
         as_examples(failing)
     with pytest.raises(DataError, match="expected a pair of arrays"):
         as_examples(iter(failing))
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [(0, "OSError: no more of that"), (3, "OSError: no more of that"), (None, "a label value of 7 which is outside")],
+)
+def test_a_stream_that_fails_on_the_way_is_one_sentence(monkeypatch, broken, reason):
+    monkeypatch.setattr("cobla_tf.reading.IN_MEMORY_LIMIT", 100)
+    images, labels = images_and_labels(128)
+    late = np.append(labels[:-1], labels[-1] if broken is not None else 7)
+
+    def batches():
+        for number in range(4):
+            if number == broken:
+                raise OSError("no more of that")
+            yield images[32 * number :][:32], late[32 * number :][:32]
+
+    signature = (tf.TensorSpec((32, *images.shape[1:])), tf.TensorSpec((32,), tf.int64))
+    stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    stream = stream.apply(tf.data.experimental.assert_cardinality(4))
+    config = Config(solve=SolveConfig(iterations=1, draws=1), batch_size=32)
+    with pytest.raises(DataError, match=f"dataset: its batches cannot be read .*{reason}"):
+        cobla_tf.compress(small_cnn(), stream, macs=0.5, validation=(images, labels), config=config)
 
 
 def test_a_stream_of_unknown_length_is_counted_aloud(monkeypatch, caplog):

@@ -117,7 +117,18 @@ def test_place_among_the_workers(monkeypatch, config, task):
 
 
 @pytest.mark.parametrize(
-    "config", ["", "{", "[]", "{}", told(TWO, index=2), told(TWO, "chief"), told({"ps": ["a:1"], **TWO}), told({})]
+    "config",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        told(TWO, index=2),
+        told(TWO, "chief"),
+        told({"ps": ["a:1"], **TWO}),
+        told({}),
+        told({"worker": "a:1"}),
+    ],
 )
 def test_a_bad_tf_config_is_refused(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)

@@ -69,6 +69,8 @@ def whitening_kernel(images: np.ndarray, size: int = SIZE, bias: float = ZCA_BIA
 
 
 def _taken(source: str, shape: tuple[int, ...]) -> np.ndarray:
+    if not Path(source).is_file():
+        raise ModelError(f"whitening {source} does not exist; expected a .keras file or a .npy file.")
     network = load_model(source)
     weights = [layer.get_weights() for layer in network.layers if layer.name == LAYER]
     found = [list(array.shape) for array in weights[0]] if weights else None
