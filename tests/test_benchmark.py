@@ -64,13 +64,19 @@ def test_tables_hold_the_total_and_read_as_json():
     assert json.loads(json_text(dataclasses.asdict(result)))["sites"][0]["macs"] == [100, 50]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_core():
+    """Each number of threads is a process, and those take seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "cores", lambda: 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def measured():
     original = small_cnn()
     compressed = at_rank(original, 2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "cores", lambda: 1)  # each number of threads is a process, and those take seconds to start
-        return original, compressed, cobla_tf.benchmark(original, compressed, batch=3, seconds=0)
+    return original, compressed, cobla_tf.benchmark(original, compressed, batch=3, seconds=0)
 
 
 def test_both_networks_are_timed_in_every_runtime(measured):

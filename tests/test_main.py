@@ -39,7 +39,8 @@ def model_file(tmp_path_factory):
 
 
 def test_the_default_run_with_flags_that_override_its_flagfile(tmp_path):
-    flags = ("--macs=0.4", "--params=none", "--iterations=3", "--epochs=1", "--pretrain_epochs=2", "--seed=3")
+    flags = ("--macs=0.4", "--params=none", "--iterations=3", "--epochs=1", "--pretrain_epochs=2", "--seed=3",
+             "--draws=2", "--refine_iterations=2", "--exports=keras,litert")  # fmt: skip
     done = run(*flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "cobla_out" / "report.json").read_text())
@@ -148,7 +149,7 @@ def test_a_folder_without_a_class_of_the_model_is_refused(tmp_path, refused):
 
 
 def test_a_sweep_prints_and_writes_its_curve(tmp_path, command, refused):
-    flags = ("--pretrain_epochs=1", "--method=pos_cvx,uniform", "--epochs=0", "--exports=keras")
+    flags = ("--pretrain_epochs=1", "--method=pos_cvx,uniform", "--epochs=0", "--exports=")
     code, out, err = command("--sweep=0.4,0.6", *flags)
     assert code == 0, err
     rows = (tmp_path / "cobla_out" / "curve.csv").read_text().splitlines()
