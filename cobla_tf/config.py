@@ -192,12 +192,22 @@ class FineTuneConfig:
     def _check_callbacks(self) -> None:
         given = self.callbacks
         _require(isinstance(given, list | tuple), "callbacks", "a tuple of Keras callbacks", given)
+        for callback in given:
+            known = "Callback" in {kind.__name__ for kind in type(callback).__mro__}
+            _require(known, "callbacks", "a tuple of Keras callbacks, such as EarlyStopping()", callback)
         kinds = {kind.__name__ for callback in given for kind in type(callback).__mro__}
         for name in sorted(kinds & {"LearningRateScheduler", "ReduceLROnPlateau"}):
             raise ConfigError(
                 f"callbacks holds a {name}, but the learning rate falls along a cosine already: leave it out, or pass "
                 "an optimiser with a schedule of its own."
             )
+        watching = {str(getattr(callback, "monitor", "")): type(callback).__name__ for callback in given}
+        for watched, name in watching.items():
+            if watched.startswith("val_") and not self.validation_share:
+                raise ConfigError(
+                    f"{name} watches {watched}, for which training images must be set apart: set validation_share, "
+                    "e.g. to 0.1."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.loss import Loss, LossSum, like
 
 CROSS_ENTROPY = "categorical_crossentropy"
+NOT_LINEAR = ("hinge", "squared_hinge", "categorical_hinge")
+"""Losses that read labels as signs or classes: a mixture of targets means something else to them."""
 
 
 def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, ...]) -> None:
@@ -24,15 +26,18 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
     Args:
         loss: of the network.
         probe: a few examples.
-        outputs: shape of one output of the network.
+        outputs: shape of one output of the network, None where it is open.
 
     Raises:
-        ConfigError: several outputs, or a loss of logits or of labels of another shape that is no cross-entropy.
+        ConfigError: several outputs, a hinge, or a loss of logits or of labels of another shape that is no
+            cross-entropy.
     """
     if isinstance(loss, LossSum):
         raise ConfigError("distillation takes a network with one output that has a loss; set distillation to 0.")
-    labels = like(probe.labels, np.empty((probe.size, *outputs)))
-    plain = tuple(labels.shape[1:]) == tuple(outputs) and not _from_logits(loss)
+    labels = like(probe.labels, np.empty((probe.size, *(size or 1 for size in outputs))))
+    sizes = tuple(labels.shape[1:])
+    alike = len(sizes) == len(outputs) and all(b in (None, a) for a, b in zip(sizes, outputs, strict=True))
+    plain = alike and not _from_logits(loss) and _name(loss) not in NOT_LINEAR
     if not plain and not _is_cross_entropy(loss):
         raise ConfigError(
             f"distillation takes (sparse) categorical cross-entropy, or a loss whose labels look like the outputs, got "
@@ -76,8 +81,11 @@ def softened(
 
 
 def _is_cross_entropy(loss: Loss) -> bool:
-    name = getattr(loss.function, "name", None) or getattr(loss.function, "__name__", "")
-    return loss.labels in ("sparse", "one-hot") and name.removeprefix("sparse_") == CROSS_ENTROPY
+    return loss.labels in ("sparse", "one-hot") and _name(loss).removeprefix("sparse_") == CROSS_ENTROPY
+
+
+def _name(loss: Loss) -> str:
+    return getattr(loss.function, "name", None) or getattr(loss.function, "__name__", "")
 
 
 def _from_logits(loss: Loss) -> bool:

@@ -99,10 +99,22 @@ def _compiled(
     parts = loss.parts if isinstance(loss, LossSum) else (loss,)
     model.compile(
         optimizer=make(),
-        loss=joined([part.function for part in parts]),
+        loss=joined([_by_image(part) for part in parts]),
         metrics=joined([_metrics(part) for part in parts]),
     )
     return model
+
+
+def _by_image(loss: Loss) -> Any:
+    """What Keras minimises: the mean over the images of a batch, as everywhere else, whatever a loss reduces to."""
+    if getattr(loss.function, "reduction", "mean") not in (None, "none", "sum"):
+        return loss.function
+
+    def mean(labels: Any, outputs: Any) -> Any:
+        total = loss.total(labels, outputs)
+        return total / keras.ops.cast(keras.ops.shape(outputs)[0], total.dtype)
+
+    return mean
 
 
 def _metrics(loss: Loss) -> list[Any]:
@@ -127,12 +139,24 @@ def training_backup(
     `kind` names it.
     """
     optimizer = make_optimizer(config)
-    settings = {**optimizer.get_config(), "name": type(optimizer).__name__}  # Keras counts optimisers in their names
+    settings = _nameless(optimizer.get_config()) | {"class": type(optimizer).__name__}
     schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation)
-    stop = (config.validation_share, config.patience)
+    stop = (config.validation_share, config.patience, [_told(callback) for callback in config.callbacks])
     judged = told_loss(model, loss, examples)
     key = digest(model.get_weights(), examples, judged, settings, schedule, stop, precision, versions())
     return TrainingBackup(unfinished.path(f"{kind}.npz", key), key)
+
+
+def _nameless(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the names of optimisers, in which Keras counts them."""
+    kept = {key: value for key, value in settings.items() if key != "name"}
+    return {key: _nameless(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def _told(callback: keras.callbacks.Callback) -> tuple[str, ...]:
+    """What a callback's effect on training hangs on, as far as Keras' own go."""
+    settings = (str(getattr(callback, name, "")) for name in ("monitor", "patience", "min_delta"))
+    return type(callback).__name__, *(text.lstrip("-") for text in settings)  # Keras turns the sign in training
 
 
 class BestWeights(keras.callbacks.Callback):

@@ -82,7 +82,7 @@ def renormalised(layers: int, frozen: int, images: int) -> list[str]:
 def chosen_epoch(history: Sequence[dict[str, float]]) -> list[str]:
     """Which epoch of fine-tuning the weights are from, where images were set apart to tell."""
     losses = {number: epoch["val_loss"] for number, epoch in enumerate(history, start=1) if "val_loss" in epoch}
-    finite = {number: loss for number, loss in losses.items() if math.isfinite(loss)}
+    finite = {n: loss for n, loss in losses.items() if math.isfinite(loss) and math.isfinite(history[n - 1]["loss"])}
     if finite:
         best = min(finite, key=finite.__getitem__)
         return [f"the weights are those after epoch {best} of {len(history)}, best on the training images set apart"]

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from cobla_tf.config import FineTuneConfig
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import ConfigError, first_line
 from cobla_tf.yellowfin import YellowFin
 
 CLIP_NORM = 1.0
@@ -23,17 +23,34 @@ def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
     which clips by what it measures.
 
     Raises:
-        ConfigError: no optimiser has such a name.
+        ConfigError: no optimiser has such a name, one given cannot be copied, or it averages weights where the best
+            epoch's are kept.
     """
     given = config.optimizer
-    if isinstance(given, keras.optimizers.Optimizer):
-        optimizer = type(given).from_config(given.get_config())
-    else:
-        optimizer = _optimizer_class(given)()
+    optimizer = _copied(given) if isinstance(given, keras.optimizers.Optimizer) else _optimizer_class(given)()
     own = inner(optimizer)
+    if config.validation_share and getattr(own, "use_ema", False):
+        raise ConfigError("use_ema and validation_share both choose the final weights; leave out one of the two.")
     if not _tunes_itself(optimizer) and not clip_limits(own):
         own.global_clipnorm = CLIP_NORM
     return optimizer
+
+
+def _copied(given: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """One of the same settings that has trained nothing yet."""
+    try:
+        copy = type(given).from_config(given.get_config())
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ConfigError(
+            f"the optimizer {type(given).__name__} cannot be copied ({first_line(error)}): it, and a schedule in it, "
+            "must be made anew by from_config(get_config()); a rate that is a lambda cannot."
+        ) from error
+    if getattr(inner(given), "_exclude_from_weight_decay", None):
+        raise ConfigError("variables cannot be excluded from weight decay by themselves: give var_names.")
+    pattern = getattr(inner(given), "_exclude_from_weight_decay_pattern", None)
+    if pattern is not None:  # which no configuration of Keras holds
+        inner(copy).exclude_from_weight_decay(var_names=[pattern.pattern])
+    return copy
 
 
 def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

@@ -77,10 +77,10 @@ def _told(config: Config) -> dict[str, Any]:
     tuned = config.fine_tune
     given = tuned.optimizer
     optimizer = given if isinstance(given, str) else {"class": type(given).__name__, **given.get_config()}
-    callbacks = tuple(type(callback).__name__ for callback in tuned.callbacks)
-    return dataclasses.asdict(
-        dataclasses.replace(config, fine_tune=dataclasses.replace(tuned, optimizer=optimizer, callbacks=callbacks))
-    )
+    plain = dataclasses.replace(tuned, optimizer=optimizer, callbacks=())
+    told = dataclasses.asdict(dataclasses.replace(config, fine_tune=plain))
+    told["fine_tune"]["callbacks"] = tuple(type(callback).__name__ for callback in tuned.callbacks)
+    return told
 
 
 def _budget_reports(plan: Plan, solution: Solution) -> tuple[BudgetReport, ...]:

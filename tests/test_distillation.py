@@ -11,6 +11,7 @@ from cobla_tf.distillation import check_distillation, softened
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Sample, Stream
 from cobla_tf.finetune import train
+from cobla_tf.loss import Loss
 from cobla_tf.losses import resolve_loss
 from cobla_tf.notes import chosen_epoch
 
@@ -82,6 +83,18 @@ def test_losses_that_cannot_be_mixed_are_refused():
     loss = resolve_loss(keras.losses.BinaryCrossentropy(from_logits=True), model, sample)
     with pytest.raises(ConfigError, match="distillation takes"):
         check_distillation(loss, sample, (3,))
+    signs = Sample(IMAGES, np.arange(len(IMAGES)) % 2)
+    for name in ("hinge", keras.losses.SquaredHinge(), keras.losses.categorical_hinge):
+        loss = Loss(keras.losses.get(name), "other", "hinge")
+        with pytest.raises(ConfigError, match="got hinge"):
+            check_distillation(loss, signs, (1,))
+
+
+def test_outputs_of_open_size_are_learnt_too():
+    maps = Sample(IMAGES, np.zeros((*IMAGES.shape[:3], 2), "float32"))
+    check_distillation(Loss(keras.losses.MeanSquaredError(), "other", "mse"), maps, (None, None, 2))
+    with pytest.raises(ConfigError, match="got mse"):
+        check_distillation(Loss(keras.losses.MeanSquaredError(), "other", "mse"), maps, (None, None, 3))
 
 
 def test_compress_fine_tunes_on_outputs_and_keeps_the_best_epoch():
@@ -130,6 +143,11 @@ def test_settings_that_mean_nothing_are_refused(settings, words):
 def test_an_epoch_without_a_finite_loss_is_counted_but_never_the_best(losses, said):
     (note,) = chosen_epoch([{"loss": 1.0, "val_loss": loss} for loss in losses])
     assert said in note
+
+
+def test_an_epoch_in_which_training_diverged_is_not_the_best():
+    (note,) = chosen_epoch([{"loss": 1.0, "val_loss": 2.0}, {"loss": np.nan, "val_loss": 1.0}])
+    assert "after epoch 1 of 2" in note
 
 
 def test_a_single_training_image_is_not_set_apart():

@@ -92,6 +92,48 @@ def test_unknown_optimizer_gives_the_nearest_names(name, nearest):
         make_optimizer(FineTuneConfig(optimizer=name))
 
 
+class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1
+
+
+@pytest.mark.parametrize("rate", [OwnSchedule(), lambda: 0.1])
+def test_an_optimiser_that_cannot_be_copied_is_refused(rate):
+    with pytest.raises(ConfigError, match="the optimizer SGD cannot be copied"):
+        make_optimizer(FineTuneConfig(optimizer=keras.optimizers.SGD(rate)))
+
+
+def test_what_is_excluded_from_weight_decay_stays_so():
+    given, model = keras.optimizers.AdamW(), small_cnn()
+    given.exclude_from_weight_decay(var_names=["bias", "gamma"])
+    copy = make_optimizer(FineTuneConfig(optimizer=given))
+    kernel, bias = model.layers[-1].weights
+    assert (copy._use_weight_decay(kernel), copy._use_weight_decay(bias)) == (True, False)
+    given.exclude_from_weight_decay(var_list=[bias])
+    with pytest.raises(ConfigError, match="give var_names"):
+        make_optimizer(FineTuneConfig(optimizer=given))
+
+
+def test_weights_are_averaged_or_those_of_the_best_epoch():
+    averaging = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(use_ema=True))
+    make_optimizer(FineTuneConfig(optimizer=averaging))
+    with pytest.raises(ConfigError, match="leave out one of the two"):
+        make_optimizer(FineTuneConfig(optimizer=averaging, validation_share=0.1))
+
+
+def test_the_loss_of_a_batch_is_its_mean_whatever_the_reduction():
+    images, targets = images_and_labels(40)[0], np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    ended = []
+    for reduction in ("sum_over_batch_size", "sum", "none"):
+        model, examples = small_cnn(), as_examples((images, targets))
+        # of an output [n, 3], Keras' sum is over images alone: its own mean over the 3 comes before
+        loss = resolve_loss(keras.losses.MeanSquaredError(reduction=reduction), model, examples.probe())
+        config = FineTuneConfig(epochs=1, optimizer=keras.optimizers.SGD(1e-2, global_clipnorm=1e9))
+        (epoch,) = train(model, examples, loss, config, batch_size=8, progress=False)
+        ended.append([epoch["loss"], *np.concatenate([weight.ravel() for weight in model.get_weights()])])
+    np.testing.assert_allclose(ended[1:], [ended[0]] * 2, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf")])
 def test_learning_rate_must_be_positive(rate):
     with pytest.raises(ConfigError, match="learning_rate must be a positive number"):
@@ -105,6 +147,9 @@ def test_learning_rate_must_be_positive(rate):
         ({"distillation": "0.5"}, "distillation must be in"),
         ({"validation_share": None}, "validation_share must be in"),
         ({"callbacks": keras.callbacks.TerminateOnNaN()}, "callbacks must be a tuple of Keras callbacks"),
+        ({"callbacks": (keras.callbacks.EarlyStopping,)}, "callbacks must be .*such as EarlyStopping"),
+        ({"callbacks": (5,)}, "callbacks must be a tuple of Keras callbacks"),
+        ({"callbacks": (keras.callbacks.EarlyStopping(),)}, "EarlyStopping watches val_loss, .*set validation_share"),
         ({"callbacks": (keras.callbacks.ReduceLROnPlateau(),)}, "ReduceLROnPlateau, but the learning rate falls"),
         ({"callbacks": [keras.callbacks.LearningRateScheduler(abs)]}, "LearningRateScheduler, but the learning rate"),
     ],

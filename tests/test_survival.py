@@ -291,6 +291,22 @@ def averaging():
     return {"optimizer": keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "learning_rate": None}
 
 
+def test_what_stops_training_tells_it_from_others_and_names_that_keras_counts_do_not():
+    def place(**options):
+        config = FineTuneConfig(4, **options)
+        examples, model = as_examples(images_and_labels(50)), small_cnn()
+        loss = resolve_loss(None, model, examples.probe())
+        return training_backup(Unfinished(Path("out")), "fine_tuning", model, examples, loss, config, 16, 0)._path
+
+    def scaled():
+        return {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))}
+
+    assert place(**scaled()) == place(**scaled())
+    given = stopping()
+    given["callbacks"][0].min_delta *= -1  # as Keras does in training
+    assert place(**stopping()) == place(**given) != place()
+
+
 @pytest.mark.parametrize(("further", "epochs"), [(stopping, 2), (averaging, 4)])
 def test_training_that_came_to_its_end_is_not_gone_on_with(tmp_path, monkeypatch, further, epochs):
     whole, history, _ = tuned(tmp_path, monkeypatch, None, **further())
