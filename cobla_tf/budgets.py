@@ -11,6 +11,7 @@ import numpy as np
 
 from cobla_tf.costs import COUNTED, CostTable
 from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.knapsack.problem import LARGEST
 
 Array = np.ndarray
 Budgets = Mapping[str, float | None]
@@ -126,7 +127,7 @@ def _limit(budget: float | None, total: int, places: int) -> float:
     if budget is None:
         return math.inf
     exact = Fraction(int(budget)) if isinstance(budget, Integral) else Fraction(repr(float(budget)))
-    return float(math.floor(exact * total if exact <= 1 else exact * Fraction(10) ** places))
+    return float(min(math.floor(exact * total if exact <= 1 else exact * Fraction(10) ** places), int(LARGEST)))
 
 
 def _check_reachable(costs: CostTable, limits: Array, budgets: Budgets) -> None:

@@ -45,6 +45,10 @@ class Region:
         """Cost of relaxed masks [n], float64 [R]."""
         return self.costs.of_sites(Allocation(self.layout.sums(masks), whole)).sum(axis=1)
 
+    def leave_room(self, whole: Array, limits: Array) -> bool:
+        """Whether the sites that are not whole can have their least ranks beside whole ones at their true cost."""
+        return self.costs.fits(self.costs.settle(np.ones_like(self.costs.full_ranks), whole), limits)
+
     def saturated(self, masks: Array, whole: Array) -> Array:
         """Sites that are whole, or whose masks [n] add up to a rank at which two factors save nothing, bool [S]."""
         ranks = np.floor(self.layout.sums(masks) + _SUM_ERROR).astype(np.int64)

@@ -54,7 +54,7 @@ class Relaxation:
                 masks = self.loop.constraints.clip(masks)
                 break
             saturated = self.region.saturated(masks, whole)
-            if (saturated == whole).all():
+            if (saturated == whole).all() or not self.region.leave_room(saturated, self.limits):
                 break
             logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
             whole = saturated

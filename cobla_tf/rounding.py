@@ -43,7 +43,13 @@ def draw_ranks(sums: Array, rng: np.random.Generator) -> Array:
 
 
 def round_masks(
-    masks: Array, whole: Array, sigmas: list[Array], costs: CostTable, limits: Array, rng: np.random.Generator
+    masks: Array,
+    whole: Array,
+    sigmas: list[Array],
+    costs: CostTable,
+    limits: Array,
+    rng: np.random.Generator,
+    fill: bool = False,
 ) -> Rounded:
     """Draw ranks r_i = randomised rounding of sum_j m_ij until the budgets hold, at least 1 a site.
 
@@ -55,6 +61,7 @@ def round_masks(
         sigmas: singular values a site.
         costs, limits: the budgets, met exactly, in integers.
         rng: the source of chance.
+        fill: raise ranks as long as the budgets leave room: draws that fit are low ones.
 
     Returns:
         a solution whose S_sigma holds the r_i largest m_ij * sigma_ij of each site; where the budgets leave room, sites
@@ -68,9 +75,13 @@ def round_masks(
     for _ in range(ATTEMPTS):
         allocation = costs.settle(costs.multiple * draw_ranks(sums / costs.multiple, rng), whole)
         if costs.fits(allocation, limits):
-            return _keep_largest(masks, weights, layout, costs.promote(allocation, limits, order))
-    lowered = _lowered(sums, weights, whole, costs, limits)
-    return _keep_largest(masks, weights, layout, costs.promote(lowered, limits, order))
+            break
+    else:
+        allocation = _lowered(sums, weights, whole, costs, limits)
+    allocation = costs.promote(allocation, limits, order)
+    if fill:
+        allocation = _filled(allocation, weights, costs, limits)
+    return _keep_largest(masks, weights, layout, allocation)
 
 
 def round_by_model(
@@ -108,6 +119,23 @@ def _lowered(sums: Array, weights: list[Array], whole: Array, costs: CostTable, 
             return costs.cheapest(limits)
         ranks[int(np.argmin(np.where(open_sites, last, np.inf)))] -= costs.multiple
     return costs.settle(ranks, whole)
+
+
+def _filled(allocation: Allocation, weights: list[Array], costs: CostTable, limits: Array) -> Allocation:
+    """Add the terms of largest weight, relative to a site's first, that still fit."""
+    weights = [np.sort(own)[::-1] / max(own.max(), np.finfo(float).tiny) for own in weights]
+    closed = allocation.whole.copy()
+    while not closed.all():
+        following = [w[min(r, len(w) - 1)] for w, r in zip(weights, allocation.ranks, strict=True)]
+        i = int(np.argmax(np.where(closed, -np.inf, following)))
+        ranks = allocation.ranks.copy()
+        ranks[i] = min(ranks[i] + costs.multiple, costs.full_ranks[i])
+        raised = costs.settle(ranks, allocation.whole)
+        if costs.fits(raised, limits) and raised.ranks[i] > allocation.ranks[i]:
+            allocation, closed = raised, closed | raised.whole
+        else:
+            closed[i] = True
+    return allocation
 
 
 def _keep_largest(masks: Array, weights: list[Array], layout: Layout, allocation: Allocation) -> Rounded:

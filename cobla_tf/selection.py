@@ -97,8 +97,24 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Jo
             inputs["evaluate"], images = _sampled_loss(model, plan, config, journal)
             status = f"{status}; losses on {images:,} training images"
         allocation = rival(plan.sites.sigmas, costs, limits, **inputs)
+        _check(allocation, costs, limits, rival.source)
     leading = plan.sites.layout.leading(allocation.ranks)
     return Solution(None, None, Rounded(leading > 0, leading, allocation), status, (), None)
+
+
+def _check(allocation: Allocation, costs: CostTable, limits: Array | None, source: str) -> None:
+    """Refuse what no network can be rebuilt from, or what breaks a budget: a method may be the caller's own."""
+    ranks, whole = allocation.ranks, allocation.whole
+    alike = np.shape(ranks) == np.shape(whole) == costs.full_ranks.shape
+    if not (alike and ((ranks >= 1) & (ranks <= costs.full_ranks) & (whole | (ranks % costs.multiple == 0))).all()):
+        raise ConfigError(
+            f"the method by {source} must give each site a rank from 1 to its full one, in multiples of "
+            f"{costs.multiple} unless it is whole; got {np.array(ranks).tolist()} for full ranks "
+            f"{costs.full_ranks.tolist()}."
+        )
+    if limits is not None and not costs.fits(allocation, limits):
+        raise BudgetError(f"the method by {source} uses {costs.used(allocation)} of {', '.join(costs.resources)}, and "
+                          f"the limits are {limits.astype(int)}.")  # fmt: skip
 
 
 def _proved(sigmas: list[Array], costs: CostTable, limits: Array) -> tuple[Allocation, str]:

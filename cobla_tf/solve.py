@@ -142,13 +142,16 @@ class Solver:
 
     def _round(self, masks: Array, whole: Array) -> Rounded:
         """The best of several roundings by the loss on one sample that all of them share, if need be after a fade."""
-        drawn: dict[bytes, Rounded] = {}
+        drawn, model = dict[bytes, Rounded](), self.config.rounding == "model"
         for _ in range(self.config.draws):
-            rounded = round_masks(masks, whole, self.sigmas, self.costs, self.limits, self.rng)
+            rounded = round_masks(masks, whole, self.sigmas, self.costs, self.limits, self.rng, fill=model)
             drawn.setdefault(rounded.kept.tobytes(), rounded)
         candidates = {f"draw {i + 1}": rounded for i, rounded in enumerate(drawn.values())}
-        if self.config.rounding == "model" and not whole.all():
+        if model and not whole.all():
             candidates |= self._by_model(masks)
+            if self.config.start != ONES:  # no answer is worse than the heuristic's, as far as a sample tells
+                start = Rounded(self.start.masks > 0, self.start.masks, self.start.allocation)
+                candidates["heuristic start"] = start
         if len(candidates) == 1 and (whole.all() or not self.config.continuation):
             return next(iter(candidates.values()))
         contest = Contest(masks, self._compared, lambda: self.start.constant_loss)

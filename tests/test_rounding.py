@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -70,6 +71,24 @@ def test_at_the_smallest_budget_every_site_has_rank_one():
         masks, np.zeros(len(costs.full_ranks), dtype=bool), spectra(costs), costs, limits, np.random.default_rng(0)
     )
     np.testing.assert_array_equal(rounded.allocation.ranks, 1)
+
+
+@pytest.mark.parametrize(("multiple", "eta"), [(1, 0.4), (2, 0.6)])
+@pytest.mark.parametrize("seed", range(6))
+def test_draws_are_filled_up_until_nothing_more_fits(seed, multiple, eta):
+    costs = dataclasses.replace(table_of(*LAYERS), multiple=multiple)
+    sigmas, masks, limits = spectra(costs), relaxed(costs, eta, seed), limits_of(costs, eta)
+    none = np.zeros(len(costs.full_ranks), dtype=bool)
+    plain, filled = (
+        round_masks(masks, none, sigmas, costs, limits, np.random.default_rng(seed), fill=fill).allocation
+        for fill in (False, True)
+    )
+    assert costs.fits(filled, limits) and (filled.ranks >= plain.ranks).all()
+    for i in np.flatnonzero(~filled.whole):
+        ranks = filled.ranks.copy()
+        ranks[i] = min(ranks[i] + multiple, costs.full_ranks[i])
+        more = costs.settle(ranks, filled.whole)
+        assert not costs.fits(more, limits) or (more.ranks == filled.ranks).all()
 
 
 def model_of(costs, seed):

@@ -46,6 +46,30 @@ class Counted:
         return evaluate if callable(getattr(self.objective, name)) else getattr(self.objective, name)
 
 
+def at_the_original_less_one(network, **options):
+    solver = solver_of(network, 1.0, **options)
+    solver.limits = solver.limits - [1, 0]
+    return solver
+
+
+def test_a_site_whose_original_does_not_fit_is_not_taken_for_whole(network):
+    solver = at_the_original_less_one(network, refine_iterations=0, stop_at_original=False)
+    solution = solver.run()
+    allocation, costs = solution.rounded.allocation, network[0].costs
+    assert costs.fits(allocation, solver.limits)
+    assert solver.objective.value(solution.rounded.scale, SAMPLE) <= solver.objective.value(solution.start, SAMPLE)
+    assert (costs.used(allocation) > 0.8 * costs.totals()).all()
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.5])
+def test_no_rounding_is_worse_than_the_heuristic_start_on_the_images_of_the_contest(network, share):
+    solver = solver_of(network, share, refine_iterations=0, continuation=False)
+    solution = solver.run()
+    judges = solver.oracle.judges or solver.oracle.sample
+    values = [solver.objective.value(masks, judges) for masks in (solution.rounded.scale, solution.start)]
+    assert values[0] <= values[1] + 1e-6
+
+
 @pytest.fixture(scope="module")
 def network():
     model = small_cnn()
