@@ -1,7 +1,8 @@
 """The paper's Fig. 2: all methods on SqueezeNet at 0.5, 0.6 and 0.7 of MACs and params, before fine-tuning.
 
-python -m cobla_tf.experiments.fig2 --weights=squeezenet_v1.1.weights.h5 --dataset=imagenet_folder writes fig2.csv and
-fig2.jsonl as it goes, then fig2.md (tables and findings) and fig2.png. The same command goes on where it was stopped.
+python -m cobla_tf.experiments.fig2 --model=squeezenet.keras --preprocessing=torch --dataset=imagenet_folder writes
+fig2.csv and fig2.jsonl as it goes, then fig2.md (tables and findings) and fig2.png. The same command goes on where it
+was stopped.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """The paper's Fig. 5: what each layer of SqueezeNet keeps of its computation under COBLA at half the cost.
 
-python -m cobla_tf.experiments.fig5 --weights=squeezenet_v1.1.weights.h5 --dataset=imagenet_folder writes fig5.jsonl and
-fig5.csv, then fig5.md (table) and fig5_SCHEME.png. The paper draws the network's graph; here the layers stand in order.
+python -m cobla_tf.experiments.fig5 --model=squeezenet.keras --preprocessing=torch --dataset=imagenet_folder writes
+fig5.jsonl and fig5.csv, then fig5.md (table) and fig5_SCHEME.png. The paper draws the network's graph; here the layers
+stand in order.
 """
 
 import dataclasses

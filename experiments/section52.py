@@ -1,6 +1,6 @@
 """The paper's section 5.2: R-VBMF and signal recovery set their own cost, and COBLA gets budgets of the same costs.
 
-python -m cobla_tf.experiments.section52 --weights=squeezenet_v1.1.weights.h5 --dataset=imagenet_folder writes
+python -m cobla_tf.experiments.section52 --model=squeezenet.keras --preprocessing=torch --dataset=imagenet_folder writes
 section52.csv and section52.jsonl as it goes, then section52.md. The same command goes on where it was stopped.
 """
 

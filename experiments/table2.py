@@ -1,8 +1,8 @@
 """The paper's Table 2: COBLA and POS-CVX on SqueezeNet at 0.7, 0.6 and 0.5 after 50 epochs of fine-tuning.
 
-python -m cobla_tf.experiments.table2 --weights=squeezenet_v1.1.weights.h5 --dataset=imagenet_folder writes table2.csv
-and table2.jsonl as it goes, then table2.md. The same command goes on where it was stopped. --flagfile=table2_row1.flags
-is the first row alone, so that several machines can share the work.
+python -m cobla_tf.experiments.table2 --model=squeezenet.keras --preprocessing=torch --dataset=imagenet_folder writes
+table2.csv and table2.jsonl as it goes, then table2.md. The same command goes on where it was stopped.
+--flagfile=table2_row1.flags is the first row alone, so that several machines can share the work.
 """
 
 import dataclasses

@@ -10,7 +10,8 @@ import cobla_tf.main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+OTHERS = [*sorted((ROOT / "experiments").glob("*.md")), ROOT / "third_party" / "README.md"]
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in OTHERS)]
 WORKSPACE = (ROOT / "WORKSPACE.md").read_text(encoding="utf-8")
 COMMANDS = ["pip install -e .", "python -m cobla_tf.main"]
 
@@ -44,7 +45,8 @@ def test_the_flags_table_is_the_programs_own_defaults_included():
 def test_every_flag_in_the_text_exists():
     text = " ".join([*PAGES, WORKSPACE])
     named = set(re.findall(r"--(?:no(?=band|growing|continuation|stop_at_original))?([a-z_]+)\b(?!\()", text))
-    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("[ce]*/**/*.py")]
+    folders = ("cobla_tf", "experiments", "third_party")
+    sources = [path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")]
     defined = set(re.findall(r'(?:flags\.DEFINE_\w+\(\s*"|add_argument\(\s*"--)(\w+)"', " ".join(sources)))
     defined |= {field.name for field in fields(Settings)}
     assert {"method", "names", "threads"} <= defined
