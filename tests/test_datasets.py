@@ -9,6 +9,7 @@ from cobla_tf import datasets
 from cobla_tf.datasets import load_dataset
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.preprocessing import PREPROCESSINGS, preprocess
+from cobla_tf.reading import batches_of
 
 SIDE = 6
 
@@ -211,6 +212,10 @@ def test_a_file_of_a_large_set_that_is_no_image_is_named_when_it_comes_up(folder
     splits = _load(folder)
     with pytest.raises(DataError, match=r"1\.png"), splits.named():
         list(splits.train.batches(2))
+    with pytest.raises(DataError, match=r"1\.png"), splits.named(), batches_of("dataset"):  # as compress() does
+        list(splits.train.batches(2))
+    with pytest.raises(DataError, match="of another kind"), splits.named():
+        raise DataError("of another kind")
 
 
 def test_what_else_stops_tensorflow_is_not_laid_on_the_images(folder, monkeypatch):
