@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from cobla_tf.graph import copied, functional, is_graph, leaf_layers, symbolic
+from cobla_tf.graph import copied, functional, inputs_like, is_graph, leaf_layers, symbolic
 from cobla_tf.report_parts import MODEL_INPUT
 from cobla_tf.rewrite import fresh
 
@@ -104,10 +104,9 @@ class _Recorder:
 
     def _inputs(self, view: keras.Model, like: list[Any]) -> Any:
         """New inputs in the form of the model's own, of the shapes of `like` and linked to what these come from."""
-        pairs = zip(like, view.inputs, strict=True)  # names, since a dict of inputs must have them as keys
-        inputs = [keras.Input(batch_shape=new.shape, dtype=new.dtype, name=old.name) for new, old in pairs]
-        self._link(inputs, [self._origin(tensor) for tensor in like])
-        return keras.tree.pack_sequence_as(view.input, inputs)
+        inputs = inputs_like(view, like)
+        self._link(keras.tree.flatten(inputs), [self._origin(tensor) for tensor in like])
+        return inputs
 
     def _record(self, layer: Any, prefix: str, given: list[Any], made: list[Any]) -> None:
         before = dict.fromkeys(place for tensor in given for place in self._origin(tensor))

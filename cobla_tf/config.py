@@ -1,5 +1,6 @@
 """What a user can choose, as frozen dataclasses; every field's default works untuned."""
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -235,6 +236,8 @@ class Config:
         """Check every field; raises ConfigError."""
         if self.output_dir is not None:
             object.__setattr__(self, "output_dir", Path(self.output_dir))
+            name = os.fspath(self.output_dir)
+            _require(name.isprintable(), "output_dir", "a path that can be printed", name)
         _require(not isinstance(self.exports, str), "exports", "a sequence of names", self.exports)
         size = self.batch_size
         _require(_is_count(size, 1) and size < 2**31, "batch_size", "a whole number, at least 1 and below 2^31", size)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,8 @@ class Point:
     @property
     def name(self) -> str:
         """Method and budgets, fit for a folder's name: 'cobla_macs0.5_params0.5'."""
-        return "_".join([self.method, *(f"{resource}{value:.12g}" for resource, value in self.budgets.items())])
+        name = "_".join([self.method, *(f"{resource}{value:.12g}" for resource, value in self.budgets.items())])
+        return re.sub(r"[/\\]", "_", name)
 
     @property
     def asked(self) -> str:

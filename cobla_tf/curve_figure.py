@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cobla_tf.curve import Curve, Point
-from cobla_tf.plots import BUDGET_COLOURS, GREY, LOSS_COLOUR, PER_CENT, empty_figure, plain
+from cobla_tf.plots import BUDGET_COLOURS, GREY, LOSS_COLOUR, PER_CENT, empty_figure, literal, plain
 from cobla_tf.report import COUNTED_TITLES
 
 MARKERS = "os^Dv<>"
@@ -37,7 +37,7 @@ def curve_figure(curve: Curve) -> Figure:
 
 def _draw_shares(axes: Axes, curve: Curve, resource: str) -> None:
     _draw(axes, curve, [point.kept.get(resource) for point in curve.points], curve.dominated())
-    axes.set_xlabel(f"share of the original {COUNTED_TITLES.get(resource, resource)}")
+    axes.set_xlabel(f"share of the original {literal(COUNTED_TITLES.get(resource, resource))}")
     axes.xaxis.set_major_formatter(PER_CENT)
 
 

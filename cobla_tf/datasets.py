@@ -1,6 +1,7 @@
 """Training and test images: scikit-learn's digits, tensorflow-datasets or an image folder; never from the network."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from cobla_tf.errors import DataError
 from cobla_tf.examples import Stream
 from cobla_tf.image_source import EncodedSplit, ImageSource, folder_source, shown
 from cobla_tf.preprocessing import check_preprocessing, preprocess
-from cobla_tf.reading import IN_MEMORY_LIMIT
+from cobla_tf.reading import IN_MEMORY_LIMIT, UNREADABLE
 from cobla_tf.tfds_source import tfds_names, tfds_source
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ class DataSplits:
         Raises:
             DataError: it names the image.
         """
-        from cobla_tf.reading import UNREADABLE
-
         try:
             yield
         except (*UNREADABLE, DataError) as error:
@@ -212,7 +211,8 @@ def _readable(split: EncodedSplit, decoding: Decoding, origin: str) -> Iterator[
         channels = decoding.shape[-1]
         suspects = [path for path in split.paths[read : read + BATCH] if not _is_image(path, channels)]
         where = shown(suspects[0]) if suspects else f"one of the images {read + 1} to {read + BATCH}"
-        raise DataError(f"{origin} cannot be read at {where}, replace or remove it: {error.message[:200]}") from error
+        reason = re.sub(r"\{\{.*?\}\} *", "", error.message)[:200]  # without the name of an operation
+        raise DataError(f"{origin} cannot be read at {where}, replace or remove it: {reason}") from error
     if read != split.count:
         raise DataError(f"{origin} should have {split.count} images in a split but has {read}: prepare it anew.")
 

@@ -120,6 +120,21 @@ def copied(layer: Any) -> Any:
         ) from error
 
 
+def inputs_like(view: keras.Model, like: list[Any]) -> Any:
+    """New inputs in the form of a model's own, of the shapes and types of the tensors `like`."""
+    inputs = [
+        keras.Input(
+            batch_shape=new.shape,
+            dtype=new.dtype,
+            sparse=new.sparse,
+            name=old.name,  # keys, where the model takes a dict
+            optional=getattr(old._keras_history.operation, "optional", False),
+        )
+        for new, old in zip(like, view.inputs, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(view.input, inputs)
+
+
 def symbolic(*structure: Any) -> list[Any]:
     """The symbolic tensors in nested structures, in order."""
     return [leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, keras.KerasTensor)]

@@ -94,15 +94,15 @@ def _folder_split(split: Path, classes: list[str]) -> EncodedSplit:
 
 
 def _files_in(folder: Path) -> tuple[list[str], list[str]]:
-    """Paths of the images in a folder, in order, and of other files that are not hidden."""
+    """Paths of the images in a folder, in order, and of other files; hidden ones are passed over."""
     images, other = [], []
     with os.scandir(folder) as entries:  # it knows what is a folder without a look at each
         for entry in entries:
-            if entry.is_dir():
+            if entry.is_dir() or entry.name.startswith("."):
                 continue
             if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
                 images.append(entry.path)
-            elif not entry.name.startswith("."):
+            else:
                 other.append(entry.path)
     return sorted(images), other
 

@@ -114,13 +114,22 @@ class Job:
         unfinished = Unfinished(self.config.output_dir)
         with data.named():
             if self.pretrain_epochs:
-                loosest = {"budgets": {name: max(asked[name]) for name in ("macs", "params")}} if self.sweep else asked
-                arguments |= self._pretrained(model, {**arguments, **loosest}, unfinished, devices)
+                arguments |= self._pretrained(model, {**arguments, **self._first(asked)}, unfinished, devices)
             outcome = (
                 pareto(model, **asked, **arguments) if self.sweep else compress(model, **asked, **arguments).report
             )
         unfinished.end(complete=not outcome.failures)
         return outcome
+
+    def _first(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What is asked of one compression; of a sweep the loosest one, fractions before amounts."""
+        from cobla_tf.selection import COBLA
+
+        if not self.sweep:
+            return asked
+        loosest = {name: max(asked[name], key=lambda value: (value <= 1, value)) for name in ("macs", "params")}
+        methods = asked["methods"]
+        return {"budgets": loosest, "method": COBLA if COBLA in methods else methods[0]}
 
     def _load(self) -> tuple["keras.Model", "DataSplits"]:
         import keras

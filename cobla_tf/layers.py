@@ -22,6 +22,8 @@ OF_THE_KERNEL = ("kernel_regularizer", "kernel_constraint", "pointwise_regulariz
 """What was said of the kernel as a whole, and holds for neither factor."""
 DROPPED = ("activation", "activity_regularizer", "bias_regularizer", "bias_constraint", *OF_THE_KERNEL)
 """What the first factor has not: the bias and all that comes after it, and OF_THE_KERNEL."""
+INITIALISERS = ("kernel_initializer", "pointwise_initializer")
+"""Of the kernel, which may be one array of its shape."""
 
 
 def factor_layers(site: Site, rank: int, names: Sequence[str]) -> list[keras.layers.Layer]:
@@ -34,6 +36,7 @@ def factor_layers(site: Site, rank: int, names: Sequence[str]) -> list[keras.lay
             first[key] = own[: form.split] + rest[form.split :]
             second[key] = rest[: form.split] + own[form.split :]
     dropped = {key: None for key in DROPPED if key in config}
+    config = {key: value for key, value in config.items() if key not in INITIALISERS}
     width = {"units" if "units" in config else "filters": form.groups * rank}
     G = kind.layer.from_config({**config, **dropped, **first, **width, "use_bias": False, "name": names[0]})
     passed_on = {key: config[key] for key in PASSED_ON if key in config}
@@ -51,8 +54,11 @@ def set_factors(pair: Sequence[keras.layers.Layer], site: Site, terms: Array, sc
     second.kernel.assign(H)
     if hasattr(layer, "depthwise_kernel"):
         first.depthwise_kernel.assign(layer.depthwise_kernel)
+    for part in (kind.kernel_of(first), second.kernel):
+        part.trainable = kind.kernel_of(layer).trainable
     if layer.use_bias:
         second.bias.assign(layer.bias)
+        second.bias.trainable = layer.bias.trainable
 
 
 class Mask(keras.layers.Layer):
@@ -67,6 +73,7 @@ class Mask(keras.layers.Layer):
     def __init__(self, rank: int, groups: int, axis: int, **kwargs: Any) -> None:
         """Store the sizes."""
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.rank = rank
         self.groups = groups
         self.axis = axis

@@ -89,7 +89,7 @@ def compress(
             plan = make_plan(model, **data, **choice, resources=resources, method=method, config=config)
         if warm is not None:
             warm.check(plan.sites.layout.size)
-        asked = {"method": method_name(method), **choice}
+        asked = {"method": method_name(method), **choice, **({"warm": warm.digest.hex()} if warm else {})}
         with batches_of("dataset") if plan.streamed else nullcontext():
             result = Compression(config, model, plan, asked, account, devices).run(warm)
         devices.meet()

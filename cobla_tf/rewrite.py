@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from cobla_tf.errors import ModelError
-from cobla_tf.graph import copied, functional, is_graph, symbolic
+from cobla_tf.graph import copied, functional, inputs_like, is_graph, symbolic
 
 Layers = Sequence[keras.layers.Layer]
 
@@ -42,7 +42,7 @@ def alone(layers: Layers, input_shape: tuple[int, ...]) -> keras.Model:
     for layer in layers:
         copy = copied(layer)
         outputs = copy(outputs)
-        copy.set_weights(layer.get_weights())
+        _give_state(layer, copy)
     return keras.Model(images, outputs)
 
 
@@ -84,6 +84,22 @@ def _copy_vocabulary(layer: Any, copy: Any) -> None:
     copy.set_vocabulary(words)
 
 
+def _give_state(layer: Any, copy: Any) -> None:
+    """Give a built copy the weights of its original, and what they and its config do not hold."""
+    if hasattr(layer, "get_vocabulary"):  # learnt by adapt()
+        _copy_vocabulary(layer, copy)
+    if not layer.weights:
+        return
+    copy.set_weights(layer.get_weights())
+    for weight, new in zip(layer.weights, copy.weights, strict=True):
+        new.trainable = weight.trainable
+    if getattr(layer, "lora_enabled", False):
+        copy.lora_alpha = layer.lora_alpha
+    for part in copy._flatten_layers():
+        if isinstance(part, keras.layers.Normalization):  # computes with constants made from its weights
+            part.finalize_state()
+
+
 @dataclass
 class _Rewriter:
     replace: Callable[[keras.layers.Layer], Layers | None]
@@ -91,21 +107,17 @@ class _Rewriter:
     copies: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def rewrite(self, model: keras.Model) -> keras.Model:
-        copy = keras.models.clone_model(functional(model), clone_function=self._clone, call_function=self._call)
+        view = functional(model)
+        functions = {"clone_function": self._clone, "call_function": self._call}
+        copy = keras.models.clone_model(view, input_tensors=inputs_like(view, view.inputs), **functions)
         if not model.trainable:
             _freeze(copy)
         return copy
 
     def copy_weights(self) -> None:
         for layer, copy in self.copies.values():
-            if is_graph(layer) or not isinstance(layer, keras.layers.Layer):
-                continue
-            if hasattr(layer, "get_vocabulary"):  # what adapt() learnt is neither in its weights nor in its config
-                _copy_vocabulary(layer, copy)
-            if layer.weights:
-                copy.set_weights(layer.get_weights())
-                if hasattr(copy, "finalize_state"):  # Normalization computes with constants made from its weights
-                    copy.finalize_state()
+            if isinstance(layer, keras.layers.Layer) and not is_graph(layer):
+                _give_state(layer, copy)
 
     def _clone(self, layer: Any) -> Any:
         if id(layer) in self.chains:

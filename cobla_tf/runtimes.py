@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def repeated(arrays: Arrays, size: int) -> Arrays:
 def identifiers(names: Sequence[str]) -> list[str]:
     """Names of inputs as a signature can hold them, all different."""
     plain = [re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_") for name in names]
-    usable = "" not in plain and len(set(plain)) == len(plain)
+    usable = "" not in plain and len(set(plain)) == len(plain) and not any(map(iskeyword, plain))
     return plain if usable else [f"input_{place}" for place in range(len(names))]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cobla_tf.digest import digest
 from cobla_tf.errors import ConfigError
 from cobla_tf.report_parts import IterationRecord
 from cobla_tf.rounding import Rounded
@@ -23,6 +24,11 @@ class WarmStart:
 
     masks: Array
     bfgs: CompactBFGS | None
+
+    @property
+    def digest(self) -> bytes:
+        """What stands for it among those of other budgets."""
+        return digest(self.masks, *([] if self.bfgs is None else [self.bfgs.diagonal, self.bfgs.pairs]))
 
     def check(self, masks: int) -> None:
         """Raise ConfigError unless it is of as many masks."""

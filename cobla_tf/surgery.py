@@ -106,7 +106,7 @@ def _entries(
 def has_free_bias(site: Site) -> bool:
     """Whether a site has a bias that may be fitted anew: nobody froze it, or asked anything of its values."""
     layer = site.layer
-    return bool(layer.use_bias and layer.trainable and layer.bias_constraint is None)
+    return bool(layer.use_bias and layer.trainable and layer.bias.trainable and layer.bias_constraint is None)
 
 
 def _chain(site: Site, rank: int, taken: set[str]) -> list[keras.layers.Layer]:

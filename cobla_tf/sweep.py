@@ -16,11 +16,14 @@ from cobla_tf.config import AUTO, RANK_METHODS, Config, as_config
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
 from cobla_tf.elements import form_of
-from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.errors import BudgetError, ConfigError, SolverError
+from cobla_tf.export_formats import FILE_NAMES
 from cobla_tf.files import replace_with
 from cobla_tf.graph import check_model
+from cobla_tf.notes import left_from_before
 from cobla_tf.pipeline import compress
 from cobla_tf.plots import save_png
+from cobla_tf.qp import resolve_solver
 from cobla_tf.reading import as_examples
 from cobla_tf.resources import check_resources
 from cobla_tf.selection import COBLA, takes_budgets
@@ -29,6 +32,8 @@ from cobla_tf.speed import time_together
 from cobla_tf.unfinished import held, removed_together
 
 FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
+OF_A_POINT = (*FILE_NAMES.values(), "report.html", "report.json")
+"""Files in a point's folder that could pass for its own where it has none."""
 WARM_SHARE = 1 / 2
 """Of the iterations, what a solve from another's solution has at most; it nearly always stops by itself before."""
 
@@ -68,6 +73,8 @@ def pareto(
     check_resources(resources := options.get("resources", ()))
     asked = _asked(merge_budgets(macs, params, budgets))
     check_sweep(methods, asked, [resource.name for resource in resources])
+    if COBLA in methods:
+        resolve_solver(config.solve.qp_solver)
     asked = sorted(asked, key=lambda point: -next(iter(point.values())))
     check_model(model)
     form = form_of(model, options.get("loss"))
@@ -125,9 +132,10 @@ class _Sweep:
         config = self._config(point.name, shorter=warm is not None)
         try:
             result = compress(self.model, method=method, budgets=budgets, warm=warm, config=config, **self.shared)
-        except BudgetError as error:
+        except (BudgetError, SolverError) as error:
             logging.warning("%s: %s", point.name, error)
-            return dataclasses.replace(point, failure=str(error)), warm
+            stale = [] if config.output_dir is None else left_from_before(config.output_dir, OF_A_POINT, {})
+            return dataclasses.replace(point, failure="; ".join([str(error), *stale])), warm
         met = dataclasses.replace(point, report=result.report, model=result.model)
         if self.shared.get("scheme") == AUTO:  # other budgets, other schemes: its masks mean other terms
             return met, None

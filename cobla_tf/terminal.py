@@ -36,9 +36,14 @@ def run_with_flags(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
+        argv = ["--help" if argument in ("-h", "--h") else argument for argument in argv]
         app.run(main, argv=resolve_flagfiles(argv), flags_parser=_parse)
     except (CoblaError, OSError) as error:
         sys.exit(bad_input(name, error))
+    except Exception as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's
+            raise
+        sys.exit(bad_input(name, ConfigError("it takes more memory than there is: lower --batch_size, or the sample.")))
     except KeyboardInterrupt as stop:
         print(f"{name}: stopped; {stopped}", file=sys.stderr)
         sys.exit(128 + (stop.args or (signal.SIGINT,))[0])

@@ -196,6 +196,7 @@ def test_files_of_other_kinds_are_passed_over_aloud_and_names_may_be_no_text(fol
     ant = folder / "train" / "ant"
     (ant / "more.jpg").mkdir()
     (ant / "5.webp").write_bytes(b"another kind")
+    (ant / "._4.png").write_bytes(b"what a Mac leaves beside an image")
     odd = os.fsdecode(b"4\xe9.png")
     (ant / "4.png").rename(ant / odd)
     assert _load(folder).train[0].shape[0] == 6

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from networks import small_cnn
 
+from cobla_tf.job import Job
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -74,8 +76,9 @@ def test_a_flagfile_in_the_current_folder_comes_first(tmp_path, refused):
     assert "nothing.keras" in refused("--flagfile=vgg16.flags")
 
 
-def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path):
-    done = run("--help", cwd=tmp_path)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path, flag):
+    done = run(flag, cwd=tmp_path)
     assert done.returncode == 0
     assert "--macs" in done.stdout
     assert "Budget on the multiply-accumulates" in done.stdout
@@ -146,6 +149,24 @@ def test_a_folder_without_a_class_of_the_model_is_refused(tmp_path, refused):
     flags = (f"--model={tmp_path / 'one.keras'}", flags[1], "--macs=1e-9")
     assert "has 3 classes, and the model has 1 outputs" in refused(*flags, "--loss=binary_crossentropy")
     assert "smallest reachable" in refused(*flags, "--loss=mse")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), type("ResourceExhaustedError", (Exception,), {})("OOM")])
+def test_too_little_memory_is_a_sentence(refused, monkeypatch, error):
+    def fails(job):
+        raise error
+
+    monkeypatch.setattr("cobla_tf.job.Job.run", fails)
+    assert "more memory than there is: lower --batch_size" in refused("--macs=0.5")
+
+
+def test_before_a_sweep_the_network_is_trained_for_its_first_point():
+    job = object.__new__(Job)
+    object.__setattr__(job, "sweep", ["given"])
+    budgets = {"macs": [1000, 0.3, 0.5], "params": [7, 9]}
+    first = job._first({**budgets, "methods": ["uniform", "cobla"]})
+    assert first == {"budgets": {"macs": 0.5, "params": 9}, "method": "cobla"}
+    assert job._first({**budgets, "methods": ["uniform"]})["method"] == "uniform"
 
 
 def test_a_sweep_prints_and_writes_its_curve(tmp_path, command, refused):

@@ -21,7 +21,7 @@ from cobla_tf.objective import Objective
 from cobla_tf.reading import as_examples
 from cobla_tf.rewrite import transform
 from cobla_tf.sites import find_sites
-from cobla_tf.surgery import count_convolutions, mask_model, rebuild
+from cobla_tf.surgery import count_convolutions, has_free_bias, mask_model, rebuild
 
 QUICK = Config(solve=SolveConfig(iterations=2, draws=1, refine_iterations=1), batch_size=32)
 SIZE = (8, 8, 2)
@@ -392,6 +392,77 @@ def test_a_wrapper_around_a_model_that_is_used_itself_is_told_apart():
     assert untied(model, model) == []
     (note,) = untied(model, copy)
     assert note.startswith("base/inside, each share weights; in the compressed network")
+
+
+def rebuilt_whole(model):
+    """A copy at full rank of everything, by two factors."""
+    sites = find_sites(model, "spatial", layers="all")
+    ones = np.ones(sites.layout.size)
+    return rebuild(model, sites, ones > 0, ones, np.zeros(len(sites.found), dtype=bool))
+
+
+def learnt_statistics():
+    norm = layers.Normalization()
+    norm.adapt(np.random.default_rng(0).normal(5, 3, (50, 4)))
+    clip = keras.Input((3, 4))
+    return keras.Model(clip, layers.Dense(3)(layers.TimeDistributed(norm)(clip))), np.ones((2, 3, 4), "float32")
+
+
+def low_rank_update():
+    adapted = layers.Dense(4)
+    images = keras.Input((5,))
+    outputs = layers.Dense(3)(adapted(images))
+    adapted.enable_lora(2, lora_alpha=8)
+    adapted.lora_kernel_b.assign(np.ones((2, 4)))
+    return keras.Model(images, outputs), np.ones((2, 5), "float32")
+
+
+def given_kernel():
+    constant = keras.initializers.Constant(np.random.default_rng(0).normal(size=(3, 3, 2, 5)))
+    images = keras.Input(SIZE)
+    return keras.Model(images, layers.Conv2D(5, 3, kernel_initializer=constant)(images)), np.ones((2, *SIZE), "float32")
+
+
+@pytest.mark.parametrize("make", [learnt_statistics, low_rank_update, given_kernel])
+def test_what_neither_weights_nor_config_hold_comes_along(make):
+    model, inputs = make()
+    np.testing.assert_allclose(rebuilt_whole(model)(inputs), model(inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_an_optional_input_stays_optional():
+    images, other = keras.Input(SIZE), keras.Input((3,), optional=True, name="other")
+
+    class Plus(layers.Layer):
+        def call(self, inputs, more):
+            return inputs if more is None else inputs + keras.ops.sum(more)
+
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(images))
+    model = keras.Model([images, other], Plus()(x, other))
+    copy = transform(model, lambda _: None)[0]
+    seen = np.ones((2, *SIZE), "float32")
+    np.testing.assert_allclose(copy([seen, None]), model([seen, None]), rtol=1e-6)
+
+
+def test_single_frozen_weights_stay_frozen():
+    images = keras.Input(SIZE)
+    first, second = layers.Conv2D(4, 3, name="first"), layers.Conv2D(5, 3, name="second")
+    model = keras.Model(images, second(first(images)))
+    first.bias.trainable = second.kernel.trainable = False
+    sites = find_sites(model, "spatial", exclude=["first"])
+    ones = np.ones(sites.layout.size)
+    copy = rebuild(model, sites, ones > 0, ones, np.zeros(1, dtype=bool))
+    assert [weight.path for weight in copy.trainable_weights] == ["first/kernel", "second_h/bias"]
+    assert has_free_bias(sites.found[0])
+    second.bias.trainable = False
+    assert not has_free_bias(sites.found[0])
+
+
+def test_masks_of_padding_pass_through_the_factors():
+    words = keras.Input((6,), dtype="int32")
+    model = keras.Model(words, layers.Dense(4, name="d")(layers.Embedding(9, 5, mask_zero=True)(words)))
+    sites = find_sites(model, "spatial", layers="dense")
+    masked = mask_model(model, sites, "factored")
+    assert masked.model(np.array([[1, 2, 0, 0, 0, 0]]))._keras_mask is not None
 
 
 def test_a_pipeline_that_fails_is_one_sentence():

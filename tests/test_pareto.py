@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import math
 from functools import partial
+from io import BytesIO
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from cobla_tf.config import Config, SolveConfig
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
 from cobla_tf.datasets import DataSplits
-from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.errors import BudgetError, ConfigError, SolverError
 from cobla_tf.export_formats import WRITERS
 from cobla_tf.objective import Objective
 from cobla_tf.report import Report
@@ -198,6 +199,38 @@ def test_the_benchmark_compares_a_sweep_with_separate_solves(model):
 def test_a_sweep_of_budgets_that_all_cannot_be_met_is_an_error(model):
     with pytest.raises(BudgetError, match="none of the 2 budgets can be met"):
         cobla_tf.pareto(model, DATA, validation=TEST, config=QUICK, macs=[0.001, 0.0001])
+
+
+def test_a_point_that_no_program_solves_is_marked_and_the_rest_goes_on(model, tmp_path, monkeypatch):
+    def compress(*arguments, budgets, **options):
+        if budgets["macs"] == 0.5:
+            raise SolverError("no use")
+        return cobla_tf.compress(*arguments, budgets=budgets, **options)
+
+    monkeypatch.setattr("cobla_tf.sweep.compress", compress)
+    (tmp_path / "uniform_macs0.5").mkdir()
+    (tmp_path / "uniform_macs0.5" / "report.html").touch()
+    config = dataclasses.replace(QUICK, output_dir=tmp_path, exports=())
+    curve = cobla_tf.pareto(model, DATA, validation=TEST, config=config, macs=[0.6, 0.5, 0.4], methods=("uniform",))
+    assert [bool(point.report) for point in curve.points] == [True, False, True]
+    assert curve.points[1].failure == "no use; report.html is of an earlier run in the same folder"
+
+
+def test_a_missing_solver_is_told_before_the_first_point(model, monkeypatch):
+    def missing(name):
+        raise SolverError(f"no {name}")
+
+    monkeypatch.setattr("cobla_tf.sweep.resolve_solver", missing)
+    monkeypatch.setattr("cobla_tf.sweep.compress", lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(SolverError, match="no auto"):
+        cobla_tf.pareto(model, DATA, validation=TEST, config=QUICK, macs=[0.6], methods=("uniform", "cobla"))
+
+
+def test_names_of_resources_are_neither_formulas_nor_folders():
+    point = dataclasses.replace(curve_of(report(0.8, macs=50)).points[0], budgets={"$^$/J": 0.5})
+    assert point.name == "cobla_$^$_J0.5"
+    named = dataclasses.replace(point, report=report(0.8, **{"$^$/J": 50}))
+    curve_figure(Curve((named,))).savefig(BytesIO())
 
 
 def test_a_point_is_dominated_where_another_is_nowhere_worse_and_somewhere_better():

@@ -148,8 +148,8 @@ def _solver_charts(report: Report) -> list[charts.Chart | None]:
 
 def _fine_tuning_charts(report: Report) -> list[charts.Chart | None]:
     series = _by_name(report.fine_tuning)
-    losses = {name: values for name, values in series.items() if "loss" in name}
-    accuracies = {name: values for name, values in series.items() if "acc" in name}
+    losses = {name: values for name, values in series.items() if name.endswith("loss")}
+    accuracies = {name: values for name, values in series.items() if name.endswith(("accuracy", "acc"))}
     return [
         charts.line_chart("Loss by epoch", losses),
         charts.line_chart("Accuracy by epoch", accuracies, per_cent=True),
