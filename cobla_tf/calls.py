@@ -9,6 +9,9 @@ from cobla_tf.graph import copied, functional, inputs_like, is_graph, leaf_layer
 from cobla_tf.report_parts import MODEL_INPUT
 from cobla_tf.rewrite import fresh
 
+SEVERAL = 2
+"""Images on which a graph is replayed: of one, some operations would take the batch for an axis without content."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -20,6 +23,8 @@ class Call:
         input_shape, output_shape: without the batch axis.
         shares_with: path of another layer that holds one of its weights by reference; empty where there is none.
         inputs: places in `record_operations` of what its inputs come from; MODEL_INPUT is an input of the model.
+        times: inputs of the layer that one image becomes, where another axis is folded into the batch: the frames of
+            a film, say.
     """
 
     layer: keras.layers.Layer
@@ -28,6 +33,7 @@ class Call:
     output_shape: tuple[int, ...]
     shares_with: str = ""
     inputs: tuple[int, ...] = ()
+    times: int = 1
 
 
 def record_calls(model: keras.Model, input_shape: tuple[Any, ...] | None = None) -> list[Call]:
@@ -43,12 +49,13 @@ def record_operations(model: keras.Model, input_shape: tuple[Any, ...] | None = 
         input_shape: replaces the model's own where that has open dimensions, without the batch axis; a tuple of shapes
             where it has several inputs.
     """
-    recorder = _Recorder(shared_by_reference(model))
-    like = None
+    shapes = [tensor.shape[1:] for tensor in model.inputs]
     if input_shape is not None:
         shapes = input_shape if len(model.inputs) > 1 else (input_shape,)
-        pairs = zip(shapes, model.inputs, strict=True)
-        like = [keras.KerasTensor((None, *shape), tensor.dtype) for shape, tensor in pairs]
+    batch = model.inputs[0].shape[0] or SEVERAL
+    pairs = zip(shapes, model.inputs, strict=True)
+    like = [keras.KerasTensor((batch, *shape), tensor.dtype, sparse=tensor.sparse) for shape, tensor in pairs]
+    recorder = _Recorder(shared_by_reference(model), batch)
     recorder.replay(model, like, "")
     return recorder.calls
 
@@ -74,12 +81,13 @@ def shared_by_reference(model: keras.Model) -> dict[int, str]:
 @dataclass
 class _Recorder:
     shared: dict[int, str]
+    batch: int
     calls: list[Call] = field(default_factory=list)
     origins: dict[int, tuple[Any, tuple[int, ...]]] = field(default_factory=dict)
     """By id() of a tensor: the tensor, which keeps the id its own, and the calls that it comes from."""
 
-    def replay(self, model: keras.Model, like: list[Any] | None, prefix: str) -> list[Any]:
-        """Call copies of a model's layers on inputs of the shapes of `like`, its own ones by default; the outputs."""
+    def replay(self, model: keras.Model, like: list[Any], prefix: str) -> list[Any]:
+        """Call copies of a model's layers on inputs of the shapes of `like`; the outputs."""
         view, originals = functional(model), {}
 
         def clone(layer: Any) -> Any:
@@ -99,7 +107,7 @@ class _Recorder:
                 self._record(layer, prefix, given, symbolic(outputs))
             return outputs
 
-        inputs = None if like is None else self._inputs(view, like)
+        inputs = self._inputs(view, like)
         return keras.models.clone_model(view, input_tensors=inputs, clone_function=clone, call_function=call).outputs
 
     def _inputs(self, view: keras.Model, like: list[Any]) -> Any:
@@ -113,7 +121,9 @@ class _Recorder:
         shapes = tuple(given[0].shape[1:]), tuple(made[0].shape[1:])
         self._link(made, [(len(self.calls),)] * len(made))
         shared = self.shared.get(id(layer), "")
-        self.calls.append(Call(layer, prefix + layer.name, *shapes, shared, tuple(before)))
+        images = next(iter(given[0].shape), None)
+        times = images // self.batch if images and images % self.batch == 0 else 1
+        self.calls.append(Call(layer, prefix + layer.name, *shapes, shared, tuple(before), times))
 
     def _origin(self, tensor: Any) -> tuple[int, ...]:
         return self.origins.get(id(tensor), (tensor, (MODEL_INPUT,)))[1]

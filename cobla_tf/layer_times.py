@@ -66,16 +66,16 @@ def compare_sites(
     after = _as_named(after, before)
     names = [name for name in before if f"{name}_g" in after and f"{name}_h" in after]
     models: list[keras.Model] = []
-    owners: list[tuple[str, int]] = []
+    owners: list[tuple[str, int, int]] = []
     for name in names:
         first, second = after[f"{name}_g"], after[f"{name}_h"][0].layer
         whole = [alone([call.layer], call.input_shape) for call in before[name]]
         pairs = [alone([call.layer, second], call.input_shape) for call in first]
         models += [*whole, *pairs]
-        owners += [(name, 0)] * len(whole) + [(name, 1)] * len(pairs)
+        owners += [(name, side, call.times) for side, calls in enumerate((before[name], first)) for call in calls]
     spent = {(name, side): 0.0 for name in names for side in (0, 1)}
-    for owner, once in zip(owners, time_models(models, 1, seconds) if models else (), strict=True):
-        spent[owner] += float(once)
+    for (*owner, count), once in zip(owners, time_models(models, 1, seconds) if models else (), strict=True):
+        spent[*owner] += count * float(once)
     macs = _macs(original, compressed, input_shape)
     return tuple(SiteTiming(name, macs(name), spent[name, 0], spent[name, 1]) for name in names)
 
@@ -111,15 +111,15 @@ def measure_latency(
     sites = find_sites(model, scheme, exclude, input_shape, layers)
     uses = _uses(model, input_shape)
     ranks = [_ranks(site, most) for site, most in zip(sites.found, sites.costs.saturation_ranks(), strict=True)]
-    shapes = [[call.input_shape for call in uses[site.name]] for site in sites.found]
+    calls = [uses[site.name] for site in sites.found]
     variants = [
-        [_variant(site, shape, rank) for rank in (None, *chosen) for shape in at]
-        for site, chosen, at in zip(sites.found, ranks, shapes, strict=True)
+        [_variant(site, call.input_shape, rank) for rank in (None, *chosen) for call in at]
+        for site, chosen, at in zip(sites.found, ranks, calls, strict=True)
     ]
     times = iter(time_models([variant for group in variants for variant in group], threads, seconds) * MICRO)
     original, per_rank, base = {}, {}, {}
-    for site, chosen, at in zip(sites.found, ranks, shapes, strict=True):
-        whole, *spent = (sum(next(times) for _ in at) for _ in range(1 + len(chosen)))
+    for site, chosen, at in zip(sites.found, ranks, calls, strict=True):
+        whole, *spent = (sum(call.times * next(times) for call in at) for _ in range(1 + len(chosen)))
         original[site.name] = round(float(whole), 2)
         base[site.name], per_rank[site.name] = _line(site.name, chosen, np.array(spent))
     return Resource(name, original, per_rank, base)

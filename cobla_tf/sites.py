@@ -198,6 +198,7 @@ def _site(uses: list[Call], scheme: str) -> Site:
     layer = uses[0].layer
     kind = KINDS[name_of(layer)]
     form = kind.form(layer, scheme)
+    uses = [call for call in uses for _ in range(call.times)]
     sizes = [(sizes_of(layer, call.input_shape), sizes_of(layer, call.output_shape)) for call in uses]
     costs = kernel_costs(form, sizes)
     return Site(uses[0].path, layer, kind, decompose(kind.kernel_of(layer).numpy(), form), *costs)

@@ -199,5 +199,6 @@ def count_convolutions(
         kind = KINDS[name_of(call.layer)]
         weights = prod(kind.kernel_of(call.layer).shape)
         shape = call.input_shape if kind.transposed else call.output_shape
-        counts[path] = (counts.get(path, (0, 0))[0] + prod(sizes_of(call.layer, shape)) * weights, weights)
+        macs = call.times * prod(sizes_of(call.layer, shape)) * weights
+        counts[path] = (counts.get(path, (0, 0))[0] + macs, weights)
     return counts

@@ -140,7 +140,8 @@ def network_macs(calls: Iterable[Any]) -> int:
 
     kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
     kernels = (
-        int(np.prod(call.output_shape[:-1]))
+        call.times
+        * int(np.prod(call.output_shape[:-1]))
         * sum(int(np.prod(w.shape)) for w in call.layer.weights if len(w.shape) > 1)
         for call in calls
         if isinstance(call.layer, kinds)

@@ -9,6 +9,7 @@ from networks import images_and_labels, relative_error, small_cnn
 
 import cobla_tf
 from cobla_tf import reading
+from cobla_tf.calls import record_calls
 from cobla_tf.config import GRADIENTS, Config, FineTuneConfig, SolveConfig
 from cobla_tf.elements import form_of
 from cobla_tf.errors import ConfigError, DataError, ModelError
@@ -427,6 +428,30 @@ def given_kernel():
 def test_what_neither_weights_nor_config_hold_comes_along(make):
     model, inputs = make()
     np.testing.assert_allclose(rebuilt_whole(model)(inputs), model(inputs), rtol=1e-4, atol=1e-4)
+
+
+def film(frames=10):
+    """A convolution of each frame, inside a nested model, and one over time."""
+    images = keras.Input(SIZE, name="one")
+    inner = keras.Model(images, layers.Conv2D(4, 3, padding="same", name="frame")(images), name="inner")
+    clip = keras.Input((frames, *SIZE))
+    x = layers.GlobalAveragePooling2D()(inner(keras.ops.reshape(clip, (-1, *SIZE))))
+    x = keras.ops.reshape(x, (-1, frames, 4))
+    return keras.Model(clip, layers.Dense(3)(layers.Flatten()(layers.Conv1D(6, 3, padding="same", name="time")(x))))
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_macs_of_every_frame_that_is_folded_into_the_batch_are_counted(batch):
+    model, kinds = film(), ("conv1d", "conv2d")
+    if batch:
+        clip = keras.Input(batch_shape=(batch, 10, *SIZE))
+        model = keras.Model(clip, model(clip))
+    counted = count_convolutions(model, layers=kinds)
+    macs = {path.split("/")[-1]: macs for path, (macs, _) in counted.items()}
+    assert macs == {"frame": 10 * 64 * 9 * 2 * 4, "time": 10 * 3 * 4 * 6}
+    sites = find_sites(model, "spatial", layers=kinds)
+    assert sites.costs.original[0].tolist() == [macs["frame"], macs["time"]]
+    assert [call.times for call in record_calls(model) if call.layer.name in ("frame", "time")] == [10, 1]
 
 
 def test_an_optional_input_stays_optional():
