@@ -1,10 +1,13 @@
 """Every use of a layer in a Keras model, found by replaying its graph."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import keras
 
+from cobla_tf.errors import ConfigError
 from cobla_tf.graph import copied, functional, inputs_like, is_graph, leaf_layers, symbolic
 from cobla_tf.report_parts import MODEL_INPUT
 from cobla_tf.rewrite import fresh
@@ -48,16 +51,38 @@ def record_operations(model: keras.Model, input_shape: tuple[Any, ...] | None = 
         model: a functional or Sequential model; it is not changed.
         input_shape: replaces the model's own where that has open dimensions, without the batch axis; a tuple of shapes
             where it has several inputs.
+
+    Raises:
+        ConfigError: `input_shape` is not of an image that the model takes.
     """
-    shapes = [tensor.shape[1:] for tensor in model.inputs]
-    if input_shape is not None:
-        shapes = input_shape if len(model.inputs) > 1 else (input_shape,)
+    shapes = _shapes(model, input_shape)
     batch = model.inputs[0].shape[0] or SEVERAL
     pairs = zip(shapes, model.inputs, strict=True)
     like = [keras.KerasTensor((batch, *shape), tensor.dtype, sparse=tensor.sparse) for shape, tensor in pairs]
     recorder = _Recorder(shared_by_reference(model), batch)
     recorder.replay(model, like, "")
     return recorder.calls
+
+
+def _shapes(model: keras.Model, input_shape: Any) -> Sequence[tuple[int | None, ...]]:
+    own = [tensor.shape[1:] for tensor in model.inputs]
+    if input_shape is None:
+        return own
+    given = (input_shape,) if len(own) == 1 else input_shape
+    if not (isinstance(given, Sequence) and len(given) == len(own) and all(map(_fits, given, own))):
+        raise ConfigError(
+            "input_shape must be that of one image as the model takes it, without the batch axis, a tuple of them for "
+            f"several inputs: expected {own[0] if len(own) == 1 else tuple(own)}, got {input_shape!r}."
+        )
+    return given
+
+
+def _fits(shape: Any, own: tuple[int | None, ...]) -> bool:
+    def known(size: Any) -> bool:
+        return isinstance(size, Integral) and size > 0
+
+    pairs = zip(shape, own, strict=True) if isinstance(shape, tuple | list) and len(shape) == len(own) else [(0, 1)]
+    return all(known(size) if size is not None and fixed is None else size == fixed for size, fixed in pairs)
 
 
 def calls_by_layer(calls: list[Call]) -> list[list[Call]]:

@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 
 from cobla_tf.calls import Call, calls_by_layer, record_calls
 from cobla_tf.config import ALL_LAYERS, LAYERS
-from cobla_tf.errors import ConfigError, ModelError, first_line
+from cobla_tf.errors import ModelError, first_line
 from cobla_tf.export_formats import WRITERS, Source
 from cobla_tf.quiet import quiet
 from cobla_tf.resources import Resource
@@ -23,7 +23,7 @@ from cobla_tf.runtimes import interpreter
 from cobla_tf.sites import Site, Sites, find_sites
 from cobla_tf.stopwatch import interleave
 from cobla_tf.surgery import count_convolutions, rebuild
-from cobla_tf.timings import SiteTiming
+from cobla_tf.timings import SiteTiming, check_amounts
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -106,8 +106,7 @@ def measure_latency(
     Raises:
         ModelError, ConfigError: as `find_sites`, and ModelError for layers that LiteRT does not run alone.
     """
-    if threads < 1 or seconds < 0:
-        raise ConfigError(f"expected at least 1 thread and 0 seconds, got {threads!r} and {seconds!r}.")
+    check_amounts("a number of threads", threads, seconds)
     sites = find_sites(model, scheme, exclude, input_shape, layers)
     uses = _uses(model, input_shape)
     ranks = [_ranks(site, most) for site, most in zip(sites.found, sites.costs.saturation_ranks(), strict=True)]

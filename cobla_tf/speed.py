@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cobla_tf.graph import check_model
 from cobla_tf.layer_times import compare_sites
 from cobla_tf.quiet import quiet
 from cobla_tf.runtimes import Arrays, write_arrays
-from cobla_tf.timings import Benchmark, SiteTiming, Timing, cores
+from cobla_tf.timings import Benchmark, SiteTiming, Timing, check_amounts, cores
 
 RUNTIMES = ("keras", "savedmodel", "litert")
 Files = list[tuple[str, ...]]
@@ -113,11 +113,9 @@ def _alone(
 
 
 def _check(runtimes: Sequence[str], batch: int, seconds: float) -> None:
-    unknown = sorted(set(runtimes) - set(RUNTIMES))
-    if unknown or isinstance(runtimes, str):
+    if isinstance(runtimes, str) or not isinstance(runtimes, Collection) or set(runtimes) - set(RUNTIMES):
         raise ConfigError(f"runtimes must be some of {', '.join(RUNTIMES)}, got {runtimes!r}.")
-    if batch < 1 or seconds < 0:
-        raise ConfigError(f"expected a batch of at least 1 and seconds of at least 0, got {batch!r} and {seconds!r}.")
+    check_amounts("a batch", batch, seconds)
 
 
 def _images(model: keras.Model, images: Any) -> Arrays:

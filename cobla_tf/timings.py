@@ -1,11 +1,14 @@
 """Measured times as frozen dataclasses that print themselves; no TensorFlow."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
+from cobla_tf.errors import ConfigError
 from cobla_tf.texts import share_text, table
 
 
@@ -110,6 +113,16 @@ class Benchmark:
         """Both tables, and the notes."""
         parts = [self.table() if self.timings else "", self.site_table() if self.sites else ""]
         return "\n\n".join([*filter(None, parts), *(f"note: {note}" for note in self.notes)])
+
+
+def check_amounts(what: str, count: object, seconds: object) -> None:
+    """Refuse a count below 1, or a time that is none.
+
+    Raises:
+        ConfigError: it says `what` the count is of.
+    """
+    if not (isinstance(count, Integral) and count >= 1 and isinstance(seconds, Real) and 0 <= seconds < math.inf):
+        raise ConfigError(f"expected {what} of at least 1 and seconds of at least 0, got {count!r} and {seconds!r}.")
 
 
 def cores() -> int:

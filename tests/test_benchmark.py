@@ -115,8 +115,13 @@ def test_bad_input_is_refused(measured):
     original, compressed, _ = measured
     with pytest.raises(ConfigError, match="runtimes"):
         cobla_tf.benchmark(original, compressed, runtimes=["tflite"])
-    with pytest.raises(ConfigError, match="batch"):
-        cobla_tf.benchmark(original, compressed, batch=0)
+    for wrong in ({"batch": 0}, {"batch": 2.5}, {"batch": "8"}, {"seconds": "3"}, {"seconds": float("nan")}):
+        with pytest.raises(ConfigError, match="a batch of at least 1 and seconds"):
+            cobla_tf.benchmark(original, compressed, **wrong)
+    with pytest.raises(ConfigError, match="runtimes must be some of"):
+        cobla_tf.benchmark(original, compressed, runtimes=None)
+    with pytest.raises(ConfigError, match="a number of threads of at least 1"):
+        measure_latency(original, threads="2")
     images = keras.Input((None, None, 3))
     open_size = keras.Model(images, keras.layers.Conv2D(2, 3)(images), name="open")
     with pytest.raises(ConfigError, match=r"open.*images="):

@@ -454,6 +454,15 @@ def test_macs_of_every_frame_that_is_folded_into_the_batch_are_counted(batch):
     assert [call.times for call in record_calls(model) if call.layer.name in ("frame", "time")] == [10, 1]
 
 
+@pytest.mark.parametrize("wrong", [(8, 8), 8, ((8, 8, 2),), "8,8,2", (8.5, 8, 2), (-8, 8, 2), (8, 8, 1)])
+def test_a_shape_that_is_not_of_an_image_is_refused(wrong):
+    images = keras.Input((None, None, 2))
+    model = keras.Model(images, layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(images)))
+    assert find_sites(model, "spatial", input_shape=[8, 8, 2]).costs.original[0] == 36 * 9 * 8
+    with pytest.raises(ConfigError, match="input_shape must be that of one image"):
+        find_sites(model, "spatial", input_shape=wrong)
+
+
 def test_an_optional_input_stays_optional():
     images, other = keras.Input(SIZE), keras.Input((3,), optional=True, name="other")
 
