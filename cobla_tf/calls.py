@@ -1,7 +1,8 @@
 """Every use of a layer in a Keras model, found by replaying its graph."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from numbers import Integral
 from typing import Any
 
@@ -10,7 +11,6 @@ import keras
 from cobla_tf.errors import ConfigError
 from cobla_tf.graph import copied, functional, inputs_like, is_graph, leaf_layers, symbolic
 from cobla_tf.report_parts import MODEL_INPUT
-from cobla_tf.rewrite import fresh
 
 SEVERAL = 2
 """Images on which a graph is replayed: of one, some operations would take the batch for an axis without content."""
@@ -108,32 +108,36 @@ class _Recorder:
     shared: dict[int, str]
     batch: int
     calls: list[Call] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=count)
     origins: dict[int, tuple[Any, tuple[int, ...]]] = field(default_factory=dict)
     """By id() of a tensor: the tensor, which keeps the id its own, and the calls that it comes from."""
 
-    def replay(self, model: keras.Model, like: list[Any], prefix: str) -> list[Any]:
-        """Call copies of a model's layers on inputs of the shapes of `like`; the outputs."""
+    def replay(self, model: keras.Model, like: list[Any], prefix: str) -> keras.Model:
+        """Call copies of a model's layers on inputs of the shapes of `like`; the model that comes of it."""
         view, originals = functional(model), {}
 
         def clone(layer: Any) -> Any:
-            stand_in = fresh(layer) if is_graph(layer) else copied(layer)
+            stand_in = layer if is_graph(layer) else copied(layer)
             originals[id(stand_in)] = layer
             return stand_in
 
         def call(stand_in: Any, *args: Any, **kwargs: Any) -> Any:
             """Call the copy as its original was called, and record it, or what is inside if it is a model."""
             layer, given = originals[id(stand_in)], symbolic(args, kwargs)
-            outputs = stand_in(*args, **kwargs)
             if is_graph(layer):
                 images = symbolic(args[0] if args else kwargs["inputs"])  # without a mask
                 inner = self.replay(layer, images, f"{prefix}{layer.name}/")
-                self._link(symbolic(outputs), [self._origin(tensor) for tensor in inner])
-            elif given:
+                inner.name = f"{layer.name}->{next(self.numbers)}"  # one for each use, and names must differ
+                outputs = inner(*args, **kwargs)
+                self._link(symbolic(outputs), [self._origin(tensor) for tensor in inner.outputs])
+                return outputs
+            outputs = stand_in(*args, **kwargs)
+            if given:
                 self._record(layer, prefix, given, symbolic(outputs))
             return outputs
 
         inputs = self._inputs(view, like)
-        return keras.models.clone_model(view, input_tensors=inputs, clone_function=clone, call_function=call).outputs
+        return keras.models.clone_model(view, input_tensors=inputs, clone_function=clone, call_function=call)
 
     def _inputs(self, view: keras.Model, like: list[Any]) -> Any:
         """New inputs in the form of the model's own, of the shapes of `like` and linked to what these come from."""

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from cobla_tf.errors import ModelError
-from cobla_tf.graph import copied, functional, inputs_like, is_graph, symbolic
+from cobla_tf.graph import copied, functional, inputs_like, is_graph, is_optional, symbolic
 
 Layers = Sequence[keras.layers.Layer]
 
@@ -44,11 +44,6 @@ def alone(layers: Layers, input_shape: tuple[int, ...]) -> keras.Model:
         outputs = copy(outputs)
         _give_state(layer, copy)
     return keras.Model(images, outputs)
-
-
-def fresh(model: keras.Model) -> keras.Model:
-    """A copy of a model's graph, with weights of its own as they are before any training."""
-    return _Rewriter(lambda _: None).rewrite(model)
 
 
 def _freeze(model: keras.Model) -> None:
@@ -109,7 +104,8 @@ class _Rewriter:
     def rewrite(self, model: keras.Model) -> keras.Model:
         view = functional(model)
         functions = {"clone_function": self._clone, "call_function": self._call}
-        copy = keras.models.clone_model(view, input_tensors=inputs_like(view, view.inputs), **functions)
+        inputs = inputs_like(view, view.inputs) if any(map(is_optional, view.inputs)) else None  # Keras forgets it
+        copy = keras.models.clone_model(view, input_tensors=inputs, **functions)
         if not model.trainable:
             _freeze(copy)
         return copy
