@@ -90,7 +90,8 @@ def compress(
         if warm is not None:
             warm.check(plan.sites.layout.size)
         asked = {"method": method_name(method), **choice, **({"warm": warm.digest.hex()} if warm else {})}
-        with batches_of("dataset") if plan.streamed else nullcontext():
+        # what a lost worker raises must not pass for a broken batch
+        with batches_of("dataset") if plan.streamed else nullcontext(), watched(devices):
             result = Compression(config, model, plan, asked, account, devices).run(warm)
         devices.meet()
         return result
