@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from cobla_tf.elements import is_of
 from cobla_tf.errors import ConfigError
 from cobla_tf.graph import copied, functional, inputs_like, is_graph, leaf_layers, symbolic
 from cobla_tf.report_parts import MODEL_INPUT
@@ -78,11 +79,8 @@ def _shapes(model: keras.Model, input_shape: Any) -> Sequence[tuple[int | None, 
 
 
 def _fits(shape: Any, own: tuple[int | None, ...]) -> bool:
-    def known(size: Any) -> bool:
-        return isinstance(size, Integral) and size > 0
-
-    pairs = zip(shape, own, strict=True) if isinstance(shape, tuple | list) and len(shape) == len(own) else [(0, 1)]
-    return all(known(size) if size is not None and fixed is None else size == fixed for size, fixed in pairs)
+    sizes = isinstance(shape, tuple | list) and all(s is None or (isinstance(s, Integral) and s > 0) for s in shape)
+    return sizes and is_of(shape, own)
 
 
 def calls_by_layer(calls: list[Call]) -> list[list[Call]]:

@@ -1,7 +1,6 @@
 """Training and test images: scikit-learn's digits, tensorflow-datasets or an image folder; never from the network."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import logging
 
-from cobla_tf.errors import DataError
+from cobla_tf.errors import DataError, without_operation
 from cobla_tf.examples import Stream
 from cobla_tf.image_source import EncodedSplit, ImageSource, folder_source, shown
 from cobla_tf.preprocessing import check_preprocessing, preprocess
@@ -211,7 +210,7 @@ def _readable(split: EncodedSplit, decoding: Decoding, origin: str) -> Iterator[
         channels = decoding.shape[-1]
         suspects = [path for path in split.paths[read : read + BATCH] if not _is_image(path, channels)]
         where = shown(suspects[0]) if suspects else f"one of the images {read + 1} to {read + BATCH}"
-        reason = re.sub(r"\{\{.*?\}\} *", "", error.message)[:200]  # without the name of an operation
+        reason = without_operation(error.message)
         raise DataError(f"{origin} cannot be read at {where}, replace or remove it: {reason}") from error
     if read != split.count:
         raise DataError(f"{origin} should have {split.count} images in a split but has {read}: prepare it anew.")

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.elements import cast, forward
+from cobla_tf.elements import cast, forward, is_of
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.loss import Loss, LossSum, like
@@ -35,9 +35,7 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
     if isinstance(loss, LossSum):
         raise ConfigError("distillation takes a network with one output that has a loss; set distillation to 0.")
     labels = like(probe.labels, np.empty((probe.size, *(size or 1 for size in outputs))))
-    sizes = tuple(labels.shape[1:])
-    alike = len(sizes) == len(outputs) and all(b in (None, a) for a, b in zip(sizes, outputs, strict=True))
-    plain = alike and not _from_logits(loss) and _name(loss) not in NOT_LINEAR
+    plain = is_of(labels.shape[1:], outputs) and not _from_logits(loss) and _name(loss) not in NOT_LINEAR
     if not plain and not _is_cross_entropy(loss):
         raise ConfigError(
             f"distillation takes (sparse) categorical cross-entropy, or a loss whose labels look like the outputs, got "

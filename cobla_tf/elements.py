@@ -2,7 +2,7 @@
 in the network's own order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +66,18 @@ def cast(model: keras.Model, images: Any) -> Any:
     return joined([part.astype(tensor.dtype, copy=False) for part, tensor in pairs])
 
 
+def is_of(shape: Sequence[int | None], expected: Sequence[int | None]) -> bool:
+    """Whether a shape is the expected one, in which sizes that are None are open."""
+    return len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True))
+
+
 def check_images(model: keras.Model, images: Any) -> None:
     """Refuse images that do not fit the model's inputs."""
     several = len(model.inputs) > 1
     for tensor, part in zip(model.inputs, parts_of(images), strict=True):
         where = f" for {tensor.name!r}" if several else ""
         expected, got = tuple(tensor.shape[1:]), part.shape[1:]
-        if len(expected) != len(got) or any(e not in (None, g) for e, g in zip(expected, got, strict=True)):
+        if not is_of(got, expected):
             raise DataError(f"expected images of shape {expected}{where}, as the model's input, got {got}.")
         dtype = np.dtype(tensor.dtype) if tensor.dtype != "bfloat16" else np.dtype("float32")
         if np.issubdtype(dtype, np.integer) and not np.array_equal(part.astype(dtype), part):

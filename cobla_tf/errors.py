@@ -1,5 +1,7 @@
 """Everything that cobla_tf raises at its border, each with one sentence that says what to do."""
 
+import re
+
 
 class CoblaError(ValueError):
     """Base of all errors that a user can mend; the command line prints its sentence and exits with 2."""
@@ -35,6 +37,11 @@ class OutputError(CoblaError):
 
 class ExportError(CoblaError):
     """An export needs a package that is missing, could not be written, or does not do what the network does."""
+
+
+def without_operation(text: str) -> str:
+    """A message of TensorFlow's without the name of the operation, which it puts in front in double braces; cut."""
+    return re.sub(r"\{\{.*?\}\} *", "", text)[:200]
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """Setting up a strategy of tf.distribute, and what becomes of a run that loses a worker."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,7 +11,7 @@ from absl import logging
 from cobla_tf.cluster import Task, this_task
 from cobla_tf.config import MIRRORED, MULTI_WORKER
 from cobla_tf.devices import ONE_DEVICE, Devices
-from cobla_tf.errors import ConfigError, WorkerError, first_line
+from cobla_tf.errors import ConfigError, WorkerError, first_line, without_operation
 
 LOST = (
     tf.errors.UnavailableError,
@@ -65,8 +64,8 @@ def _multi_worker(task: Task) -> tf.distribute.Strategy:
         ) from error
     except tf.errors.OpError as error:
         raise WorkerError(
-            f"worker {task.index} cannot join the others ({_brief(error)}); the addresses in TF_CONFIG must be "
-            "free and within reach of all workers."
+            f"worker {task.index} cannot join the others ({without_operation(first_line(error))}); the addresses in "
+            "TF_CONFIG must be free and within reach of all workers."
         ) from error
 
 
@@ -84,11 +83,6 @@ def watched(devices: Devices) -> Iterator[None]:
             raise
         clear_frames(error.__traceback__)  # TensorFlow's threads, which complain if the interpreter ends before them
         raise WorkerError(
-            f"another worker has stopped or cannot be reached ({_brief(error)}); start all workers again, in this "
-            "or another number, and the run goes on where it was."
+            f"another worker has stopped or cannot be reached ({without_operation(first_line(error))}); start all "
+            "workers again, in this or another number, and the run goes on where it was."
         ) from error
-
-
-def _brief(error: Exception) -> str:
-    """Without the name of the operation, which TensorFlow puts in front in double braces."""
-    return re.sub(r"\{\{.*?\}\} *", "", first_line(error))[:200]

@@ -25,6 +25,7 @@ from cobla_tf.pipeline import compress
 from cobla_tf.plots import save_png
 from cobla_tf.qp import resolve_solver
 from cobla_tf.reading import as_examples
+from cobla_tf.report_files import NAMES
 from cobla_tf.resources import check_resources
 from cobla_tf.selection import COBLA, takes_budgets
 from cobla_tf.solution import WarmStart
@@ -32,7 +33,7 @@ from cobla_tf.speed import time_together
 from cobla_tf.unfinished import held, removed_together
 
 FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
-OF_A_POINT = (*FILE_NAMES.values(), "report.html", "report.json")
+OF_A_POINT = (*FILE_NAMES.values(), NAMES["report page"], NAMES["report data"])
 """Files in a point's folder that could pass for its own where it has none."""
 WARM_SHARE = 1 / 2
 """Of the iterations, what a solve from another's solution has at most; it nearly always stops by itself before."""

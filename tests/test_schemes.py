@@ -63,9 +63,7 @@ def test_limits_that_any_mixture_meets_are_met(multiple):
     rng = np.random.default_rng(multiple)
     for _ in range(15):
         tables = list(strided_tables(rng, multiple))
-        forms = np.stack(
-            [*(table.least_costs for table in tables), tables[0].original]
-        )  # [spatial | channel | whole, R, S]
+        forms = np.stack([*(table.least_costs for table in tables), tables[0].original])  # whole comes last
         mixtures = itertools.product(range(3), repeat=4)
         uses = np.array([forms[list(picks), :, range(4)].sum(axis=0) for picks in mixtures])
         limits = uses[rng.integers(len(uses))]

@@ -46,14 +46,9 @@ class Counted:
         return evaluate if callable(getattr(self.objective, name)) else getattr(self.objective, name)
 
 
-def at_the_original_less_one(network, **options):
-    solver = solver_of(network, 1.0, **options)
-    solver.limits = solver.limits - [1, 0]
-    return solver
-
-
 def test_a_site_whose_original_does_not_fit_is_not_taken_for_whole(network):
-    solver = at_the_original_less_one(network, refine_iterations=0, stop_at_original=False)
+    solver = solver_of(network, 1.0, refine_iterations=0, stop_at_original=False)
+    solver.limits = solver.limits - [1, 0]
     solution = solver.run()
     allocation, costs = solution.rounded.allocation, network[0].costs
     assert costs.fits(allocation, solver.limits)
