@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from cobla_tf.experiments.experiment import Settings
 from cobla_tf.experiments.result_file import Record, ResultFile
 from cobla_tf.experiments.subject import Subject
 
+from cobla_tf.baselines import RIVALS, Method
 from cobla_tf.budgets import resolve_limits
 from cobla_tf.config import RANK_METHODS, SCHEMES, Config
 from cobla_tf.errors import BudgetError, ConfigError, DataError
@@ -58,6 +59,7 @@ class Comparison:
 
     subject: Subject
     exact_images: int = 0
+    _asked: dict[tuple[str, str, int | None], Method] = field(default_factory=dict, init=False, repr=False)
 
     def cells(
         self, schemes: Sequence[str], etas: Sequence[float], methods: Sequence[str], seeds: Sequence[int]
@@ -87,7 +89,7 @@ class Comparison:
         """What one cell comes to."""
         exact, solve = cell.method == EXACT, self.subject.solve
         found = self.subject.compress(
-            COBLA if exact else cell.method,
+            COBLA if exact else self._method(cell),
             cell.scheme,
             {"macs": cell.eta, "params": cell.eta},
             cell.seed,
@@ -95,6 +97,13 @@ class Comparison:
             train=self._training_images(cell),
         )
         return {**dataclasses.asdict(cell), **found}
+
+    def _method(self, cell: Cell) -> str | Method:
+        """What the cell names; a published method that asks for losses asks for each once for all budgets."""
+        if cell.method == COBLA or not needs_sample(cell.method):
+            return cell.method
+        key = (cell.method, cell.scheme, cell.seed)
+        return self._asked.setdefault(key, RIVALS[cell.method].remembering())
 
     def _check_methods(self, methods: Sequence[str]) -> None:
         without = [method for method in methods if method in RANK_METHODS and not takes_budgets(method)]

@@ -41,6 +41,20 @@ def test_each_seed_is_a_run_of_its_own(comparison):
     assert first["loss"] == again["loss"] != other["loss"]
 
 
+def test_a_loss_is_asked_for_once_for_all_budgets_and_the_ranks_are_those_of_a_run_alone(comparison, monkeypatch):
+    from cobla_tf.objective import Objective
+
+    asked = []
+    value = Objective.value
+    monkeypatch.setattr(Objective, "value", lambda self, *args: asked.append(1) or value(self, *args))
+    both = Comparison(comparison.subject)
+    first, second = (both.result(Cell("spatial", eta, "greedy_accuracy", 0, 300)) for eta in (0.4, 0.6))
+    once = len(asked)
+    alone = Comparison(comparison.subject).result(Cell("spatial", 0.6, "greedy_accuracy", 0, 300))
+    assert len(asked) == 2 * once > 0
+    assert alone["ranks"] == second["ranks"] != first["ranks"] and alone["loss"] == second["loss"]
+
+
 def test_smoke_from_the_command_line(tmp_path):
     flags = ["--smoke", "--methods=greedy_accuracy,pos_cvx", "--schemes=channel", f"--output={tmp_path}"]
     command = [sys.executable, "-m", "cobla_tf.experiments.fig3", *flags]

@@ -1,7 +1,7 @@
 """One published method as the registry knows it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,3 +35,18 @@ class Method:
             BudgetError: the limits cannot be met, or the method takes none.
         """
         return self.select(sigmas, costs, limits, **{name: inputs[name] for name in self.needs})
+
+    def remembering(self) -> "Method":
+        """The same for several budgets on one network and sample: what `evaluate` said of an allocation is kept."""
+        known: dict[bytes, float] = {}
+
+        def select(*args: Any, evaluate: Callable[[Allocation], float], **inputs: Any) -> Allocation:
+            def ask(allocation: Allocation) -> float:
+                key = allocation.ranks.tobytes() + allocation.whole.tobytes()
+                if key not in known:
+                    known[key] = evaluate(allocation)
+                return known[key]
+
+            return self.select(*args, evaluate=ask, **inputs)
+
+        return replace(self, select=select)
