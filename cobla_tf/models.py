@@ -3,8 +3,11 @@
 import difflib
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 from absl import logging
 
@@ -170,3 +173,30 @@ def _read_weights(model: "keras.Model", name: str, path: str) -> None:
         model.load_weights(path)
     except Exception as error:  # by file format ValueError, OSError, KeyError, BadZipFile
         raise ModelError(f"Weights {path!r} do not fit {name}, give that model's: {first_line(error)}") from error
+    if more := _left_over(model, path):
+        raise ModelError(
+            f"Weights {path!r} do not fit {name}, give that model's: the file has more than the model takes, "
+            f"{', '.join(more[:3])}{' and others' if len(more) > 3 else ''}."
+        )
+
+
+def _left_over(model: "keras.Model", path: str) -> list[str]:
+    """Which weights Keras left in the file without a word: those of layers that the model does not have."""
+    with TemporaryDirectory() as folder:
+        own = str(Path(folder) / "own.weights.h5")
+        model.save_weights(own)
+        return sorted(_names_of_weights(path) - _names_of_weights(own))
+
+
+def _names_of_weights(path: str) -> set[str]:
+    """Of Keras 3's formats; none of the older one, where Keras itself counts the layers."""
+    import h5py
+
+    names: set[str] = set()
+    with ExitStack() as stack:
+        if path.endswith(".keras"):
+            path = stack.enter_context(stack.enter_context(ZipFile(path)).open("model.weights.h5"))
+        file = stack.enter_context(h5py.File(path))
+        if "layers" in file:
+            file["layers"].visititems(lambda name, item: names.add(name) if isinstance(item, h5py.Dataset) else None)
+    return names

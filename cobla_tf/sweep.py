@@ -90,6 +90,8 @@ def pareto(
             curve = _timed(curve, model, shared["dataset"].probe().images)
         if config.output_dir is not None:
             _write(curve, config.output_dir)
+            for note in left_from_before(config.output_dir, OF_A_POINT, {}):
+                logging.warning("%s; those of this sweep lie in the folders of its points", note)
     return curve
 
 

@@ -1,6 +1,7 @@
 """YellowFin: momentum SGD that measures the gradients and tunes its own learning rate and momentum."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import keras
@@ -71,7 +72,7 @@ class YellowFin(keras.optimizers.Optimizer):
     def __init__(self, learning_rate: Any = 1.0, beta: float = 0.999, window: int = 20, **kwargs: Any) -> None:
         """Check and store the settings."""
         super().__init__(learning_rate=learning_rate, **kwargs)
-        if not 0 < beta < 1:
+        if not (isinstance(beta, Real) and 0 < beta < 1):
             raise ConfigError(f"expected beta in (0, 1), got {beta!r}; 0.999 is the paper's.")
         if not (isinstance(window, int) and window >= 1):
             raise ConfigError(f"expected a window of at least 1 whole step, got {window!r}; 20 is the paper's.")

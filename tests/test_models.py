@@ -160,6 +160,24 @@ def test_a_custom_loss_is_left_out_with_a_warning(tmp_path, warnings):
     assert len(warnings) == 1 and "OwnLoss" in warnings[0]
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5", ".keras"])
+def test_weights_of_a_deeper_network_are_not_taken_in_part(tmp_path, suffix):
+    def network(depth):
+        layers = [keras.layers.Conv2D(2, 3, padding="same") for _ in range(depth)]
+        return keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dropout(0.5), keras.layers.Dense(3)])
+
+    model, path = str(tmp_path / "model.keras"), str(tmp_path / f"deeper{suffix}")
+    network(2).save(model)
+    for depth in (2, 3):
+        deeper = network(depth)
+        deeper.compile("adam", "mse")
+        deeper.save_weights(path) if suffix == ".weights.h5" else deeper.save(path)
+        if depth == 2:
+            load_model(model, path)
+    with pytest.raises(ModelError, match=r"do not fit .*model\.keras.*(conv2d_2/vars/0|expected 3 layers)"):
+        load_model(model, path)
+
+
 def test_weights_that_do_not_fit_or_are_missing(tmp_path):
     path = str(tmp_path / "other.weights.h5")
     _tiny().save_weights(path)

@@ -210,10 +210,16 @@ def test_a_point_that_no_program_solves_is_marked_and_the_rest_goes_on(model, tm
     monkeypatch.setattr("cobla_tf.sweep.compress", compress)
     (tmp_path / "uniform_macs0.5").mkdir()
     (tmp_path / "uniform_macs0.5" / "report.html").touch()
+    (tmp_path / "compressed.keras").touch()
+    said = []
+    monkeypatch.setattr("cobla_tf.sweep.logging.warning", lambda text, *values: said.append(text % values))
     config = dataclasses.replace(QUICK, output_dir=tmp_path, exports=())
     curve = cobla_tf.pareto(model, DATA, validation=TEST, config=config, macs=[0.6, 0.5, 0.4], methods=("uniform",))
     assert [bool(point.report) for point in curve.points] == [True, False, True]
     assert curve.points[1].failure == "no use; report.html is of an earlier run in the same folder"
+    assert said[1:] == [
+        "compressed.keras is of an earlier run in the same folder; those of this sweep lie in the folders of its points"
+    ]
 
 
 def test_a_missing_solver_is_told_before_the_first_point(model, monkeypatch):

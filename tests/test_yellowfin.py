@@ -175,7 +175,7 @@ def test_gradients_of_zero_leave_everything_finite():
     assert all(np.isfinite(value).all() for value in (x, *optimizer.variables))
 
 
-@pytest.mark.parametrize("options", [{"beta": 1.0}, {"beta": -0.1}, {"window": 0}, {"window": 2.5}])
+@pytest.mark.parametrize("options", [{"beta": 1.0}, {"beta": -0.1}, {"beta": "0.9"}, {"window": 0}, {"window": 2.5}])
 def test_bad_settings_are_refused(options):
     with pytest.raises(ConfigError, match=f"{next(iter(options))}.* got"):
         YellowFin(**options)
