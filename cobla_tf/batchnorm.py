@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
 from cobla_tf.elements import forward, parts_of
 from cobla_tf.examples import Sample
@@ -29,37 +30,50 @@ class BatchNorms:
 
 
 def batch_norms(model: keras.Model) -> BatchNorms:
-    """All BatchNorm layers of a functional or Sequential model, nested models included."""
-    found = {id(layer): layer for _, layer in leaf_layers(model) if isinstance(layer, Norm)}.values()
+    """All BatchNorm layers of a functional or Sequential model, also in nested models, wrappers and blocks."""
+    parts = (part for _, layer in leaf_layers(model) for part in layer._flatten_layers())
+    found = {id(part): part for part in parts if isinstance(part, Norm)}.values()
     return BatchNorms(*(tuple(norm for norm in found if norm.trainable is kept) for kept in (True, False)))
 
 
 def reestimate(model: keras.Model, sample: Sample, batch_size: int) -> None:
     """Give the BatchNorm layers of a model, in place, the statistics that the images have in it.
 
-    One forward pass in training mode. The moving mean and variance become the averages over all batches, each weighted
-    by its size; what they were before is forgotten. A layer that is used several times weighs its later uses more.
-    All else that a training pass changes (seeds, statistics of other layers, a kernel that is normalised) is put back.
+    One forward pass in training mode. The moving mean becomes the average over all batches, each weighted by its size,
+    and the moving variance that of the batches and, beside it, the variance of their means; what they were before is
+    forgotten. A layer that is used several times weighs its later uses more. All else that a training pass changes
+    (seeds, statistics of other layers, a kernel that is normalised) is put back.
 
     Args:
         model: functional or Sequential; other layers, as Dropout, do what they do in training.
         sample: images, and labels that are not used.
-        batch_size: images a batch; with one image a batch, convolutional layers still average over its positions.
+        batch_size: images a batch.
     """
     norms = batch_norms(model).open
     moved = {id(weight) for norm in norms for weight in (norm.moving_mean, norm.moving_variance)}
     others = [weight for weight in model.variables if id(weight) not in moved]
     before = [weight.numpy() for weight in others]
     with _own_momentum(norms):
-        seen = 0
+        seen, means, between = 0, _means(norms), [0.0] * len(norms)
         for images, _ in tensors(model, sample, batch_size):
             count = len(parts_of(images)[0])
+            share = count / (seen + count)
             for norm in norms:
-                norm.momentum = seen / (seen + count)
+                norm.momentum = 1 - share
             forward(model, images, training=True)
-            seen += count
+            moved_to = _means(norms)
+            if seen:  # the mean of a batch is (new - old) / share + old
+                steps = [(new - old) ** 2 / share for old, new in zip(means, moved_to, strict=True)]
+                between = [(1 - share) * (b + step) for b, step in zip(between, steps, strict=True)]
+            seen, means = seen + count, moved_to
+    for norm, variance in zip(norms, between, strict=True):
+        norm.moving_variance.assign_add(keras.ops.cast(variance, norm.moving_variance.dtype))
     for weight, value in zip(others, before, strict=True):
         weight.assign(value)
+
+
+def _means(norms: tuple[Norm, ...]) -> list[np.ndarray]:
+    return [np.asarray(keras.ops.cast(norm.moving_mean, "float64")) for norm in norms]
 
 
 @contextmanager

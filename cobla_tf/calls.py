@@ -13,8 +13,8 @@ from cobla_tf.errors import ConfigError
 from cobla_tf.graph import copied, functional, inputs_like, is_graph, leaf_layers, symbolic
 from cobla_tf.report_parts import MODEL_INPUT
 
-SEVERAL = 2
-"""Images on which a graph is replayed: of one, some operations would take the batch for an axis without content."""
+SEVERAL = 1009
+"""Images on which a graph is replayed: a prime, so that the axis that the batch went into is known by its size."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Call:
     Attributes:
         layer: the layer of the given model.
         path: names from the outermost nested model to the layer, joined by "/".
-        input_shape, output_shape: without the batch axis.
+        input_shape, output_shape: of one image, without the first axis.
         shares_with: path of another layer that holds one of its weights by reference; empty where there is none.
         inputs: places in `record_operations` of what its inputs come from; MODEL_INPUT is an input of the model.
-        times: inputs of the layer that one image becomes, where another axis is folded into the batch: the frames of
-            a film, say.
+        times: size of that first axis, for one image: the frames of a film, where they are folded into the batch or
+            come before it.
     """
 
     layer: keras.layers.Layer
@@ -145,12 +145,18 @@ class _Recorder:
 
     def _record(self, layer: Any, prefix: str, given: list[Any], made: list[Any]) -> None:
         before = dict.fromkeys(place for tensor in given for place in self._origin(tensor))
-        shapes = tuple(given[0].shape[1:]), tuple(made[0].shape[1:])
+        (times, *taken), (_, *given_out) = self._of_one(given[0].shape), self._of_one(made[0].shape)
         self._link(made, [(len(self.calls),)] * len(made))
-        shared = self.shared.get(id(layer), "")
-        images = next(iter(given[0].shape), None)
-        times = images // self.batch if images and images % self.batch == 0 else 1
-        self.calls.append(Call(layer, prefix + layer.name, *shapes, shared, tuple(before), times))
+        shared, path = self.shared.get(id(layer), ""), prefix + layer.name
+        self.calls.append(Call(layer, path, tuple(taken), tuple(given_out), shared, tuple(before), times or 1))
+
+    def _of_one(self, shape: tuple[int | None, ...]) -> list[int | None]:
+        """A shape for one image: the axis that the batch is in, or is folded into, is that much smaller."""
+        sizes = list(shape) or [1]
+        axis = next((i for i, size in enumerate(sizes) if size and size % self.batch == 0), None)
+        if axis is not None:
+            sizes[axis] //= self.batch
+        return sizes
 
     def _origin(self, tensor: Any) -> tuple[int, ...]:
         return self.origins.get(id(tensor), (tensor, (MODEL_INPUT,)))[1]

@@ -115,7 +115,7 @@ class Compression:
         original = self._judge("original", self.model)
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        for note in untrained(original, self.model.outputs[self.plan.loss.place].shape[-1]):
+        for note in untrained(original, self.plan.loss.classes):
             self.account.warn(note)
 
     def _select(self) -> Solution:

@@ -13,9 +13,12 @@ import numpy as np
 from cobla_tf.elements import cast, forward, is_of
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample, Stream
+from cobla_tf.graph import of_keras
 from cobla_tf.loss import Loss, LossSum, like
 
 CROSS_ENTROPY = "categorical_crossentropy"
+MOST_FOR_ACCURACY = 0.5
+"""Share of the outputs up to which the label's entry of a mixture is the largest."""
 NOT_LINEAR = ("hinge", "squared_hinge", "categorical_hinge")
 """Losses that read labels as signs or classes: a mixture of targets means something else to them."""
 
@@ -29,11 +32,11 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
         outputs: shape of one output of the network, None where it is open.
 
     Raises:
-        ConfigError: several outputs, a hinge, or a loss of logits or of labels of another shape that is no
-            cross-entropy.
+        ConfigError: several outputs, a hinge, a loss of logits or of labels of another shape that is no cross-entropy,
+            one over classes that does not say whether it takes logits, or one that leaves a class out.
     """
     if isinstance(loss, LossSum):
-        raise ConfigError("distillation takes a network with one output that has a loss; set distillation to 0.")
+        raise ConfigError("distillation takes a network with a single output; set distillation to 0.")
     labels = like(probe.labels, np.empty((probe.size, *(size or 1 for size in outputs))))
     plain = is_of(labels.shape[1:], outputs) and not _from_logits(loss) and _name(loss) not in NOT_LINEAR
     if not plain and not _is_cross_entropy(loss):
@@ -41,6 +44,13 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
             f"distillation takes (sparse) categorical cross-entropy, or a loss whose labels look like the outputs, got "
             f"{loss.description}; set distillation to 0."
         )
+    if loss.labels in ("one-hot", "binary") and not _told_from_logits(loss):
+        raise ConfigError(
+            f"distillation cannot tell whether {loss.description} takes logits or probabilities; give a class of "
+            "keras.losses as loss, or one that has from_logits in its config, or set distillation to 0."
+        )
+    if _config(loss).get("ignore_class") is not None:
+        raise ConfigError("distillation takes no loss with an ignore_class; set distillation to 0.")
 
 
 def softened(
@@ -52,7 +62,8 @@ def softened(
         teacher: the original network.
         examples: images, and labels of the form that `loss` takes.
         loss: one that `check_distillation` let pass.
-        share: of the outputs in the mixture; 1 makes labels meaningless.
+        share: of the outputs in the mixture; 1 makes labels meaningless. Beyond a half the largest entry need not be
+            the label's, and the loss tells no accuracy.
         batch_size: images a step of the teacher.
     """
     from_logits, classes = _from_logits(loss), _is_cross_entropy(loss)
@@ -66,12 +77,15 @@ def softened(
         return (1 - share) * keras.ops.cast(like(labels, outputs), "float32") + share * outputs
 
     chosen = loss
-    if loss.labels == "binary":  # of shares between 0 and 1 none is right or wrong
+    if loss.labels == "binary" or share > MOST_FOR_ACCURACY:  # what is right or wrong is no longer told
         chosen = dataclasses.replace(loss, labels="other")
+    elif classes:
+        chosen = dataclasses.replace(loss, labels="one-hot")
     if classes:
         sparse = loss.labels == "sparse"
         function = keras.losses.CategoricalCrossentropy(from_logits=from_logits) if sparse else loss.function
-        chosen = Loss(function, "one-hot", f"{loss.description}, {share:.0%} of it on the original's outputs")
+        told = f"{loss.description}, {share:.0%} of it on the original's outputs"
+        chosen = dataclasses.replace(chosen, function=function, description=told)
     if isinstance(examples, Stream):
         return examples.mapped(lambda images, labels: (images, mixed(images, labels)), batch_size), chosen
     targets = [np.asarray(mixed(cast(teacher, images), labels)) for images, labels in examples.batches(batch_size)]
@@ -83,10 +97,17 @@ def _is_cross_entropy(loss: Loss) -> bool:
 
 
 def _name(loss: Loss) -> str:
-    return getattr(loss.function, "name", None) or getattr(loss.function, "__name__", "")
+    return loss.function.name or ""
+
+
+def _config(loss: Loss) -> dict[str, Any]:
+    return loss.function.get_config()
 
 
 def _from_logits(loss: Loss) -> bool:
     """Keras' loss functions, other than its classes, take probabilities."""
-    config = loss.function.get_config() if isinstance(loss.function, keras.losses.Loss) else {}
-    return bool(config.get("from_logits", False))
+    return bool(_config(loss).get("from_logits", False))
+
+
+def _told_from_logits(loss: Loss) -> bool:
+    return "from_logits" in _config(loss) or of_keras(getattr(loss.function, "function", type(loss.function)))

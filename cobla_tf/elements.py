@@ -90,7 +90,7 @@ def output_names(model: keras.Model) -> tuple[str, ...]:
     """Of every output: its key where the model gives a dict, else the name of its layer, as Keras has it."""
     if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
         places = keras.tree.pack_sequence_as(model.output, list(range(len(model.outputs))))
-        if len(places) == len(model.outputs):  # none holds several
+        if all(isinstance(place, int) for place in places.values()):  # none holds several
             return tuple(sorted(places, key=places.get))
     return tuple(model.output_names) if hasattr(model, "output_names") else tuple(t.name for t in model.outputs)
 

@@ -50,6 +50,15 @@ def _check_graph(model: Any, path: str) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             _check_graph(layer, f"{path}/{layer.name}")
+    for operation in functional(model).operations:
+        for node in operation._inbound_nodes:
+            operands = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+            weight = next((operand for operand in operands if isinstance(operand, keras.Variable)), None)
+            if weight is not None:
+                raise ModelError(
+                    f"{operation.name!r} in model {path!r} takes the weight {weight.path!r} itself, which its copy "
+                    "would share with the original: use it inside of a registered layer class of your own."
+                )
 
 
 def _check_layer(path: str, layer: keras.layers.Layer) -> None:
@@ -112,12 +121,14 @@ def copied(layer: Any) -> Any:
         ModelError: it cannot be made from its own config.
     """
     try:
-        return layer.__class__.from_config(layer.get_config())
+        copy = layer.__class__.from_config(layer.get_config())
     except Exception as error:  # a custom layer's own code may raise anything
         raise ModelError(
             f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied from its config: give the class a "
             f"get_config that from_config understands, or use a built-in layer ({first_line(error)})."
         ) from error
+    copy.name = layer.name  # not in the config that Keras gives a class without one of its own
+    return copy
 
 
 def inputs_like(view: keras.Model, like: list[Any]) -> Any:

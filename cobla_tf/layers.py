@@ -54,6 +54,7 @@ def set_factors(pair: Sequence[keras.layers.Layer], site: Site, terms: Array, sc
     second.kernel.assign(H)
     if hasattr(layer, "depthwise_kernel"):
         first.depthwise_kernel.assign(layer.depthwise_kernel)
+        first.depthwise_kernel.trainable = layer.depthwise_kernel.trainable
     for part in (kind.kernel_of(first), second.kernel):
         part.trainable = kind.kernel_of(layer).trainable
     if layer.use_bias:

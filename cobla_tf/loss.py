@@ -24,27 +24,27 @@ class Loss:
     """A loss and what may be said beside it.
 
     Attributes:
-        function: a keras.losses.Loss, or a function of (labels, outputs).
+        function: reduces what it computes, and minds masks of padding.
         labels: "sparse" (class numbers), "one-hot", "binary" (0 or 1 for one output), or "other", where accuracy has no
             meaning.
         description: what it is, in errors.
+        classes: size of the output's last axis.
         place: of the output whose accuracy is told.
     """
 
-    function: Any
+    function: keras.losses.Loss
     labels: str
     description: str
+    classes: int
     place: int = 0
 
     def total(self, labels: Any, outputs: Any) -> Any:
         """Sum of the loss over a batch, as a scalar tensor, of at least single precision."""
         if keras.backend.standardize_dtype(outputs.dtype) in HALF_PRECISION:
+            mask = getattr(outputs, "_keras_mask", None)  # of padding; a cast would lose it
             outputs = keras.ops.cast(outputs, "float32")
-        labels = like(labels, outputs)
-        if not isinstance(self.function, keras.losses.Loss):  # which does it itself
-            labels = keras.ops.cast(labels, outputs.dtype)
-        value = self.function(labels, outputs)
-        reduction = getattr(self.function, "reduction", None)
+            outputs._keras_mask = mask
+        value, reduction = self.function(like(labels, outputs), outputs), self.function.reduction
         if reduction == "sum":
             return value
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -68,11 +68,11 @@ class Loss:
         same = keras.ops.equal(guesses, keras.ops.cast(keras.ops.reshape(labels, (-1,)), guesses.dtype))
         return keras.ops.sum(keras.ops.cast(same, "int32"))
 
-    def check_labels(self, labels: Array, outputs: Any) -> None:
-        """Refuse labels that are not of this kind, or class numbers that the outputs, [n, classes], do not have."""
+    def check_labels(self, labels: Array) -> None:
+        """Refuse labels that are not of this kind, or class numbers that the output does not have."""
         check_numbers(labels)
         if self.labels == "sparse":
-            _check_labels(labels, outputs.shape[-1])
+            _check_labels(labels, self.classes)
         elif self.labels == "binary" and not np.isin(labels, (0, 1)).all():
             raise DataError(f"expected labels 0 or 1 for the model's one output, got {labels.min()}..{labels.max()}.")
         elif self.labels == "one-hot" and "categorical" in self.description.lower():
@@ -102,6 +102,11 @@ class LossSum:
         return self.places[self._first]
 
     @property
+    def classes(self) -> int:
+        """Size of that output's last axis."""
+        return self.parts[self._first].classes
+
+    @property
     def description(self) -> str:
         """What it is, in errors."""
         return " + ".join(part.description for part in self.parts)
@@ -115,10 +120,10 @@ class LossSum:
         part, *pair = self._triples(labels, outputs)[self._first]
         return part.hits(*pair)
 
-    def check_labels(self, labels: Any, outputs: Any) -> None:
+    def check_labels(self, labels: Any) -> None:
         """Refuse class numbers that an output does not have."""
-        for part, *pair in self._triples(labels, outputs):
-            part.check_labels(*pair)
+        for part, own in zip(self.parts, parts_of(labels), strict=True):
+            part.check_labels(own)
 
     @property
     def _first(self) -> int:

@@ -1,5 +1,6 @@
 """Which loss a network is judged by, recognised from its outputs and labels rather than guessed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +15,14 @@ from cobla_tf.graph import is_graph
 from cobla_tf.loss import Loss, LossSum, check_numbers
 
 Array = np.ndarray
+
+BINARY = {
+    "binary_crossentropy": keras.losses.BinaryCrossentropy,
+    "BinaryCrossentropy": keras.losses.BinaryCrossentropy,
+    "binary_focal_crossentropy": keras.losses.BinaryFocalCrossentropy,
+    "BinaryFocalCrossentropy": keras.losses.BinaryFocalCrossentropy,
+}
+"""Losses that take probabilities by their bare name, and logits if told so."""
 
 
 def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum:
@@ -56,6 +65,11 @@ class _Output:
         return keras.backend.standardize_dtype(self.model.outputs[self.place].dtype)
 
     @property
+    def precision(self) -> str:
+        """Of a loss of it."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    @property
     def activation(self) -> Any:
         """Of the layer that makes it, nested models opened."""
         tensor = self.model.outputs[self.place]
@@ -69,8 +83,9 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
     check_numbers(labels)
     kind = _label_kind(labels, output.values)
     classes = kind in ("sparse", "one-hot")
-    chosen = _default(output, labels, kind) if loss is None or (_is_default(loss) and classes) else _given(loss, kind)
-    chosen.check_labels(labels, output.values)
+    by_default = loss is None or (_is_default(loss) and classes)
+    chosen = _default(output, labels, kind) if by_default else _given(loss, output, kind)
+    chosen.check_labels(labels)
     value = _first_value(chosen, labels, output.values)
     if not np.isfinite(value):
         raise DataError(
@@ -108,7 +123,23 @@ def _label_kind(labels: Array, outputs: Array) -> str:
     return "sparse" if integral and labels.size == len(outputs) else "other"
 
 
-def _given(loss: Any, kind: str) -> Loss:
+class _Mean(keras.losses.Loss):
+    """A function of labels and outputs as Keras' own classes are, by which padding does not count."""
+
+    def __init__(self, function: Callable[[Any, Any], Any], dtype: str) -> None:
+        """Keep it under its own name."""
+        super().__init__(getattr(function, "__name__", type(function).__name__), dtype=dtype)
+        self.function = function
+
+    def call(self, labels: Any, outputs: Any) -> Any:
+        """Of every element."""
+        return self.function(labels, outputs)
+
+
+def _given(loss: Any, output: _Output, kind: str) -> Loss:
+    bare, on = getattr(loss, "__name__", loss), ""
+    if isinstance(bare, str) and bare in BINARY and not ((output.values >= 0) & (output.values <= 1)).all():
+        loss, on = BINARY[bare](from_logits=True, dtype=output.precision), " on logits"
     try:
         function = keras.losses.get(loss)
     except ValueError as error:
@@ -117,9 +148,11 @@ def _given(loss: Any, kind: str) -> Loss:
         raise ConfigError(
             f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss{hint}"
         ) from error
-    name = getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__)
+    if not isinstance(function, keras.losses.Loss):
+        function = _Mean(function, output.precision)
+    name = function.name or type(function).__name__
     told = {"one-hot": True, "binary": "binary" in name.lower(), "sparse": "sparse" in name.lower()}
-    return Loss(function, kind if told.get(kind) else "other", f"{name}, as given")
+    return Loss(function, kind if told.get(kind) else "other", f"{name}{on}, as given", output.values.shape[-1])
 
 
 def _default(output: _Output, labels: Array, kind: str) -> Loss:
@@ -140,8 +173,8 @@ def _default(output: _Output, labels: Array, kind: str) -> Loss:
         )
     maker = keras.losses.SparseCategoricalCrossentropy if kind == "sparse" else keras.losses.CategoricalCrossentropy
     said = "logits" if from_logits else "probabilities (non-negative and of sum 1 on every image tried)"
-    precision = "float64" if output.dtype == "float64" else "float32"
-    return Loss(maker(from_logits=from_logits, dtype=precision), kind, f"{maker.__name__} on {said}")
+    function = maker(from_logits=from_logits, dtype=output.precision)
+    return Loss(function, kind, f"{maker.__name__} on {said}", output.values.shape[-1])
 
 
 def _are_probabilities(outputs: Array, dtype: str) -> bool:

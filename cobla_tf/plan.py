@@ -13,7 +13,7 @@ from cobla_tf.budgets import Budgets, resolve_limits
 from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, FineTuneConfig, check_layers
 from cobla_tf.costs import CostTable
 from cobla_tf.distillation import check_distillation
-from cobla_tf.elements import Form, check_images, form_of, joined, parts_of, shape_of
+from cobla_tf.elements import Form, check_images, form_of, parts_of, shape_of
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.export import check_exports
@@ -26,6 +26,7 @@ from cobla_tf.precision import resolve_precision
 from cobla_tf.qp import resolve_solver
 from cobla_tf.reading import as_examples, batches_of
 from cobla_tf.resources import Resource, add_resources, check_resources
+from cobla_tf.rewrite import check_copy
 from cobla_tf.schemes import check_auto, choose_schemes
 from cobla_tf.selection import COBLA, check_method, needs_sample, takes_budgets
 from cobla_tf.sites import Sites, find_sites
@@ -94,6 +95,7 @@ def make_plan(
     if isinstance(train_set, Stream) and needs_sample(method):
         train_set.check_draw(config.solve.sample_size(train_set.size))
     check_images(model, probe.images)
+    check_copy(model, probe.images)
     chosen = resolve_loss(loss, model, probe)
     for name, examples in (("dataset", train_set), ("validation", held_out)):
         _check_examples(name, examples, probe, model, chosen)
@@ -196,6 +198,6 @@ def _check_examples(name: str, examples: Examples, probe: Sample, model: keras.M
     if got != expected:
         raise DataError(f"{name}: expected labels of shape {expected} an image, as in the dataset, got {got}.")
     try:
-        loss.check_labels(sample.labels, joined(model.outputs))
+        loss.check_labels(sample.labels)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error

@@ -168,7 +168,7 @@ def _checked(sample: Sample, name: str) -> Sample:
     if sample.size == 0:
         raise DataError(f"{name} is empty; expected at least one image.")
     for images in parts_of(sample.images):
-        if np.issubdtype(images.dtype, np.floating):
+        if np.issubdtype(images.dtype, np.floating) or images.dtype.name == "bfloat16":
             bad = np.flatnonzero(~np.isfinite(images).reshape(sample.size, -1).all(axis=1))
             if len(bad):
                 raise DataError(f"{name}: {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}.")

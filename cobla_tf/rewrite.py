@@ -5,11 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
-from cobla_tf.errors import ModelError
-from cobla_tf.graph import copied, functional, inputs_like, is_graph, is_optional, symbolic
+from cobla_tf.elements import cast, each, forward, parts_of
+from cobla_tf.errors import ModelError, first_line
+from cobla_tf.graph import copied, functional, inputs_like, is_graph, symbolic
 
 Layers = Sequence[keras.layers.Layer]
+
+TRIED = 2
+"""Images on which a copy is compared."""
+EXACT, HALF = 1e-5, 1e-2
+"""Differences, relative to the largest output, that are rounding."""
 
 
 def transform(
@@ -29,6 +36,48 @@ def transform(
     copy = rewriter.rewrite(model)
     rewriter.copy_weights()
     return copy, {key: stand_in for key, (_, stand_in) in rewriter.copies.items()}
+
+
+def check_copy(model: keras.Model, images: Any) -> None:
+    """Refuse a model whose copy computes something else: what a layer does may not all be in its config.
+
+    Args:
+        model: a functional or Sequential model; nothing is compared where it gives two answers to one question itself.
+        images: NumPy [N, ...], or a tuple of such; the first ones are tried.
+
+    Raises:
+        ModelError: outputs differ by more than rounding; it names the first layer whose own do.
+    """
+    few = cast(model, each(lambda part: part[:TRIED], images))
+    copy, _ = transform(model, lambda layer: None)
+    if _alike(model, copy, few) or not _alike(model, model, few):
+        return
+    where = _first_other(model, copy, few)
+    raise ModelError(
+        f"a copy of model {model.name!r}, with all its weights, computes something else{where}: what a layer is made "
+        "from must be in its config, and an activation of your own must not have the name of one of Keras'."
+    )
+
+
+def _alike(one: keras.Model, other: keras.Model, images: Any) -> bool:
+    for pair in zip(*(parts_of(forward(model, images)) for model in (one, other)), strict=True):
+        exact = keras.backend.standardize_dtype(pair[0].dtype) in ("float32", "float64")
+        first, second = (np.asarray(keras.ops.cast(part, "float64")) for part in pair)
+        size = np.max(np.abs(first[np.isfinite(first)]), initial=0)
+        if not np.allclose(first, second, rtol=0, atol=(EXACT if exact else HALF) * size, equal_nan=True):
+            return False
+    return True
+
+
+def _first_other(model: keras.Model, copy: keras.Model, images: Any) -> str:
+    """Of the layers that are used once, in the order of the model."""
+    for layer in functional(model).layers:
+        if isinstance(layer, keras.layers.InputLayer) or len(layer._inbound_nodes) != 1:
+            continue
+        inner = [keras.Model(of.input, of.get_layer(layer.name).output) for of in (functional(model), copy)]
+        if not _alike(*inner, images):
+            return f", first in layer {layer.name!r} ({type(layer).__name__})"
+    return ""
 
 
 def alone(layers: Layers, input_shape: tuple[int, ...]) -> keras.Model:
@@ -80,19 +129,40 @@ def _copy_vocabulary(layer: Any, copy: Any) -> None:
 
 
 def _give_state(layer: Any, copy: Any) -> None:
-    """Give a built copy the weights of its original, and what they and its config do not hold."""
-    if hasattr(layer, "get_vocabulary"):  # learnt by adapt()
-        _copy_vocabulary(layer, copy)
-    if not layer.weights:
-        return
-    copy.set_weights(layer.get_weights())
-    for weight, new in zip(layer.weights, copy.weights, strict=True):
-        new.trainable = weight.trainable
+    """Give a built copy the weights of its original, and what they and its config do not hold.
+
+    Raises:
+        ModelError: the copy has other weights.
+    """
+    pairs = list(zip(layer._flatten_layers(), copy._flatten_layers(), strict=False))
+    for part, new in pairs:  # a layer comes before those inside it, to which it hands its flag down
+        new.trainable = part.trainable
+        if hasattr(part, "get_vocabulary"):  # learnt by adapt()
+            _copy_vocabulary(part, new)
+        _change_kernel(part, new)
+    try:
+        copy.set_weights(layer.get_weights())
+        for weight, new in zip(layer.weights, copy.weights, strict=True):
+            new.trainable = weight.trainable
+    except ValueError as error:
+        raise ModelError(
+            f"layer {layer.name!r} ({type(layer).__name__}) has other weights than one made anew from its config: give "
+            f"the class a get_config with all that its weights hang on ({first_line(error)})."
+        ) from error
+    for _, new in pairs:
+        if isinstance(new, keras.layers.Normalization):  # computes with constants made from its weights
+            new.finalize_state()
+
+
+def _change_kernel(layer: Any, copy: Any) -> None:
+    """Quantise a copy, and give it LoRA, where this was done to the original after it was made."""
+    mode = getattr(layer, "quantization_mode", None)
+    if mode and not getattr(copy, "quantization_mode", None):
+        copy.quantize(mode)
     if getattr(layer, "lora_enabled", False):
+        if not copy.lora_enabled:
+            copy.enable_lora(layer.lora_rank)
         copy.lora_alpha = layer.lora_alpha
-    for part in copy._flatten_layers():
-        if isinstance(part, keras.layers.Normalization):  # computes with constants made from its weights
-            part.finalize_state()
 
 
 @dataclass
@@ -104,7 +174,7 @@ class _Rewriter:
     def rewrite(self, model: keras.Model) -> keras.Model:
         view = functional(model)
         functions = {"clone_function": self._clone, "call_function": self._call}
-        inputs = inputs_like(view, view.inputs) if any(map(is_optional, view.inputs)) else None  # Keras forgets it
+        inputs = inputs_like(view, view.inputs)  # Keras' own would be neither sparse nor optional
         copy = keras.models.clone_model(view, input_tensors=inputs, **functions)
         if not model.trainable:
             _freeze(copy)

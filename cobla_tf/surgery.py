@@ -145,15 +145,16 @@ def rebuild(
         biases: as those of `mask_kept`; None leaves all as they are.
 
     Returns:
-        a functional model in which every decomposed site is two layers, NAME_g and NAME_h.
+        a functional model in which every decomposed site is two layers, NAME_g and NAME_h; one that makes an output
+        of the model, whose name labels and losses may go by, is NAME_g and NAME.
     """
-    taken = _names(model)
+    taken, last = _names(model), {id(tensor._keras_history.operation) for tensor in model.outputs}
     parts = zip(sites.found, sites.layout.split(kept), sites.layout.split(scale), whole, strict=True)
     pairs: dict[int, tuple[list[keras.layers.Layer], Site, Array, Array]] = {}
     for site, keep, factor, stays in parts:
         if not stays:
-            terms = np.flatnonzero(keep)
-            names = [_free_name(f"{site.layer.name}_{letter}", taken) for letter in "gh"]
+            terms, name = np.flatnonzero(keep), site.layer.name
+            names = [_free_name(f"{name}_g", taken), name if id(site.layer) in last else _free_name(f"{name}_h", taken)]
             pairs[id(site.layer)] = factor_layers(site, len(terms), names), site, terms, factor[terms]
     copy, _ = transform(model, lambda layer: pairs[id(layer)][0] if id(layer) in pairs else None)
     for pair in pairs.values():

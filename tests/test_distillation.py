@@ -63,7 +63,8 @@ def test_squared_error_learns_the_outputs_themselves():
     loss = resolve_loss("mse", model, Sample(IMAGES, labels))
     mixed, chosen = softened(model, Sample(IMAGES, labels), loss, 1.0, 16)
     np.testing.assert_allclose(mixed.labels, model(IMAGES), rtol=1e-5, atol=1e-6)
-    assert chosen is loss
+    assert chosen.function is loss.function and (loss.labels, chosen.labels) == ("one-hot", "other")
+    assert softened(model, Sample(IMAGES, labels), loss, 0.5, 16)[1] == loss
 
 
 def test_no_labels_are_needed_where_only_outputs_are_learnt():
@@ -85,16 +86,41 @@ def test_losses_that_cannot_be_mixed_are_refused():
         check_distillation(loss, sample, (3,))
     signs = Sample(IMAGES, np.arange(len(IMAGES)) % 2)
     for name in ("hinge", keras.losses.SquaredHinge(), keras.losses.categorical_hinge):
-        loss = Loss(keras.losses.get(name), "other", "hinge")
-        with pytest.raises(ConfigError, match="got hinge"):
+        loss = resolve_loss(
+            name,
+            keras.Sequential([keras.Input(IMAGES.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(1)]),
+            signs,
+        )
+        with pytest.raises(ConfigError, match=r"got .*hinge"):
             check_distillation(loss, signs, (1,))
 
 
 def test_outputs_of_open_size_are_learnt_too():
     maps = Sample(IMAGES, np.zeros((*IMAGES.shape[:3], 2), "float32"))
-    check_distillation(Loss(keras.losses.MeanSquaredError(), "other", "mse"), maps, (None, None, 2))
+    loss = Loss(keras.losses.MeanSquaredError(), "other", "mse", 2)
+    check_distillation(loss, maps, (None, None, 2))
     with pytest.raises(ConfigError, match="got mse"):
-        check_distillation(Loss(keras.losses.MeanSquaredError(), "other", "mse"), maps, (None, None, 3))
+        check_distillation(loss, maps, (None, None, 3))
+
+
+def test_a_loss_that_does_not_tell_logits_from_probabilities_or_leaves_a_class_out_is_refused():
+    model, rows = small_cnn(), Sample(IMAGES, np.eye(3, dtype="float32")[LABELS])
+    own = resolve_loss(lambda t, p: keras.losses.categorical_crossentropy(t, p, from_logits=True), model, rows)
+    with pytest.raises(ConfigError, match="cannot tell whether <lambda>, as given takes logits"):
+        check_distillation(own, rows, (3,))
+    without = resolve_loss(
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0), model, Sample(IMAGES, LABELS)
+    )
+    with pytest.raises(ConfigError, match="no loss with an ignore_class"):
+        check_distillation(without, Sample(IMAGES, LABELS), (3,))
+    check_distillation(resolve_loss("mse", model, rows), rows, (3,))
+
+
+@pytest.mark.parametrize(("share", "labels"), [(0.5, "one-hot"), (0.6, "other")])
+def test_agreement_with_the_original_is_not_called_accuracy(share, labels):
+    sample = Sample(IMAGES, LABELS)
+    _, chosen = softened(small_cnn(), sample, resolve_loss(None, small_cnn(), sample), share, 16)
+    assert chosen.labels == labels
 
 
 def test_compress_fine_tunes_on_outputs_and_keeps_the_best_epoch():

@@ -136,16 +136,16 @@ def test_labels_after_the_first_ones_are_of_their_kind(units, given, first, rest
     images, first, rest = images_and_labels(3)[0], np.array(first), np.array(rest)
     model = head("sigmoid" if units == 1 else None, units=units)
     loss = resolve_loss(given, model, Sample(images, first))
-    loss.check_labels(first, model.outputs[0])
+    loss.check_labels(first)
     with pytest.raises(DataError, match=sentence):
-        loss.check_labels(rest, model.outputs[0])
+        loss.check_labels(rest)
 
 
 def test_several_classes_at_once_may_look_like_one_at_first():
     model = head("sigmoid")
     loss = resolve_loss("binary_crossentropy", model, Sample(images_and_labels(3)[0], np.eye(3)))
     assert loss.labels == "one-hot"
-    loss.check_labels(np.ones((3, 3)), model.outputs[0])
+    loss.check_labels(np.ones((3, 3)))
 
 
 def test_images_of_the_wrong_shape():
@@ -158,3 +158,39 @@ def test_a_loss_that_is_not_finite_at_the_start():
     images[0] = np.nan
     with pytest.raises(DataError, match="loss of the original network is nan"):
         resolve_loss(None, small_cnn(), Sample(images, labels))
+
+
+def test_padding_counts_no_more_in_a_loss_by_name_than_in_keras():
+    tokens = keras.Input((6,), dtype="int32")
+    x = keras.layers.Embedding(9, 4, mask_zero=True)(tokens)
+    model = keras.Model(tokens, keras.layers.Dense(5, activation="softmax")(x))
+    rows = np.array([[1, 2, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0]])
+    labels = np.full((2, 6), 2)
+    model.compile(loss="sparse_categorical_crossentropy")
+    sample = Sample(rows, labels)
+    loss = resolve_loss("sparse_categorical_crossentropy", model, sample)
+    expected = model.evaluate(rows, labels, verbose=0)
+    np.testing.assert_allclose(float(loss.total(labels, model(rows))) / 2, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("given", ["binary_crossentropy", keras.losses.binary_crossentropy, "BinaryCrossentropy"])
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_a_binary_loss_by_name_is_told_logits_by_what_they_are(given, activation):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation=activation)])
+    rows = np.random.default_rng(0).normal(size=(40, 4)).astype("float32") * 5
+    labels = np.arange(40) % 2
+    loss = resolve_loss(given, model, Sample(rows, labels))
+    exact = keras.losses.BinaryCrossentropy(from_logits=activation is None)(labels[:, None], model(rows))
+    np.testing.assert_allclose(float(loss.total(labels, model(rows))) / 40, float(exact), rtol=1e-5)
+    assert loss.threshold == (0.0 if activation is None else 0.5)
+
+
+def test_class_numbers_are_checked_where_the_graph_leaves_their_number_open():
+    images = keras.Input((None, None, 1))
+    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(keras.layers.Conv2D(3, 3, padding="same")(images)))
+    model = keras.Model(images, keras.layers.Softmax()(x))
+    sample = Sample(np.zeros((5, 4, 4, 1), "float32"), np.array([0, 1, 2, 0, 1]))
+    loss = resolve_loss(None, model, sample)
+    assert loss.classes == 3
+    with pytest.raises(DataError, match=r"labels in 0\.\.2"):
+        loss.check_labels(np.array([0, 3]))

@@ -11,7 +11,7 @@ import cobla_tf
 from cobla_tf import reading
 from cobla_tf.calls import record_calls
 from cobla_tf.config import GRADIENTS, Config, FineTuneConfig, SolveConfig
-from cobla_tf.elements import form_of
+from cobla_tf.elements import form_of, output_names
 from cobla_tf.errors import ConfigError, DataError, ModelError
 from cobla_tf.examples import Sample
 from cobla_tf.finetune import train
@@ -485,7 +485,7 @@ def test_single_frozen_weights_stay_frozen():
     sites = find_sites(model, "spatial", exclude=["first"])
     ones = np.ones(sites.layout.size)
     copy = rebuild(model, sites, ones > 0, ones, np.zeros(1, dtype=bool))
-    assert [weight.path for weight in copy.trainable_weights] == ["first/kernel", "second_h/bias"]
+    assert [weight.path for weight in copy.trainable_weights] == ["first/kernel", "second/bias"]
     assert has_free_bias(sites.found[0])
     second.bias.trainable = False
     assert not has_free_bias(sites.found[0])
@@ -606,3 +606,114 @@ def test_a_nested_model_called_with_a_mask():
     sequences = np.random.default_rng(0).normal(size=(3, 6, 5)).astype("float32")
     sequences[:, 4:] = 0
     np.testing.assert_allclose(copy(sequences), model(sequences), atol=1e-5)
+
+
+def relu(x):
+    return keras.ops.clip(x, 0, 0.2)
+
+
+@keras.saving.register_keras_serializable("kinds")
+class Forgetful(layers.Layer):
+    def __init__(self, alpha=0.1, **options):
+        super().__init__(**options)
+        self.alpha = alpha
+
+    def get_config(self):
+        return {"name": self.name}
+
+    def call(self, x):
+        return self.alpha * x
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [(layers.Conv2D(4, 3, activation=relu, name="odd"), "odd"), (Forgetful(0.7, name="scaled"), "scaled")],
+)
+def test_a_copy_that_computes_something_else_is_refused(layer, name):
+    images = keras.Input(SIZE)
+    model = keras.Model(images, head(conv(6, "last")(layer(images))))
+    with pytest.raises(ModelError, match=f"computes something else, first in layer '{name}'"):
+        cobla_tf.compress(model, images_and_labels(40, SIZE), macs=0.5, config=QUICK)
+
+
+@keras.saving.register_keras_serializable("kinds")
+class Block(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner, self.norm = layers.Conv2D(2, 3, padding="same"), layers.BatchNormalization()
+
+    def call(self, x, training=False):
+        return self.norm(self.inner(x), training=training)
+
+
+@pytest.mark.parametrize("part", ["block", "norm"])
+def test_what_is_frozen_inside_a_block_stays_frozen(part):
+    block, images = Block(name="block"), keras.Input(SIZE)
+    model = keras.Model(images, head(conv(6)(block(images))))
+    (block if part == "block" else block.norm).trainable = False
+    copy, _ = transform(model, lambda layer: None)
+    new = copy.get_layer("block")
+    assert (new.trainable, new.norm.trainable, new.inner.trainable) == (part == "norm", False, part == "norm")
+    assert len(copy.trainable_weights) == len(model.trainable_weights)
+
+
+@pytest.mark.parametrize("change", [
+    lambda model: model.quantize("int8"),
+    lambda model: model.get_layer("attention")._query_dense.enable_lora(2),
+    lambda model: model.get_layer("steps").layer.enable_lora(2, lora_alpha=16),
+])  # fmt: skip
+def test_layers_inside_layers_keep_what_was_done_to_them(change):
+    images = keras.Input((8, 4))
+    x = layers.MultiHeadAttention(2, 3, name="attention")(images, images)
+    x = layers.TimeDistributed(layers.Dense(5), name="steps")(layers.Conv1D(4, 3, name="site")(x))
+    model = keras.Model(images, x)
+    change(model)
+    for weight in model.weights:
+        if "lora" in weight.path:
+            weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    result = cobla_tf.compress(
+        model, (np.random.default_rng(1).normal(size=(40, 8, 4)).astype("float32"), np.zeros((40, 6, 5))),
+        loss="mse", layers="conv1d", params=0.9, scheme="channel", method="uniform", config=QUICK,
+    ) if model.get_layer("site").dtype_policy.quantization_mode is None else None  # fmt: skip
+    copy = transform(model, lambda layer: None)[0] if result is None else result.model
+    few = np.ones((2, 8, 4), "float32")
+    if result is None:
+        np.testing.assert_allclose(copy(few), model(few), rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_taken_by_a_plain_operation_is_refused():
+    images = keras.Input((6,))
+    coder = layers.Dense(6, use_bias=False)
+    model = keras.Model(images, keras.ops.matmul(coder(images), coder.kernel))
+    with pytest.raises(ModelError, match="takes the weight"):
+        check_model(model)
+
+
+def test_an_output_keeps_its_name():
+    images = keras.Input(SIZE)
+    x = layers.GlobalAveragePooling2D()(conv(8)(images))
+    model = keras.Model(images, [layers.Dense(6, name="a")(x), layers.Dense(5, name="b")(x)])
+    sites = find_sites(model, "channel", layers="all")
+    kept = np.concatenate([np.arange(n) < 2 for n in sites.layout.full_ranks])
+    copy = rebuild(model, sites, kept, np.ones(len(kept)), np.zeros(len(sites.found), bool))
+    assert copy.output_names == ["a", "b"] and {"a_g", "b_g"} <= {layer.name for layer in copy.layers}
+
+
+@pytest.mark.parametrize("frames", [6, 7])
+def test_macs_are_counted_where_the_batch_is_not_the_first_axis(frames):
+    images = keras.Input((frames, 6))
+    x = layers.Dense(32, name="site")(keras.ops.transpose(images, (1, 0, 2)))
+    model = keras.Model(images, keras.ops.transpose(x, (1, 0, 2)))
+    assert count_convolutions(model, layers="dense") == {"site": (frames * 6 * 32, 6 * 32)}
+
+
+def test_outputs_in_nested_dicts_have_names():
+    images = keras.Input(SIZE)
+    model = keras.Model(images, {"x": {"p": head(images, name="p")}, "y": {"q": head(images, name="q")}})
+    assert output_names(model) == ("p", "q")
+
+
+def test_sparse_inputs_stay_sparse():
+    images = keras.Input((6,), sparse=True)
+    copy, _ = transform(keras.Model(images, layers.Dense(3)(images)), lambda layer: None)
+    assert copy.inputs[0].sparse
