@@ -1,7 +1,6 @@
 """One compression, step by step: evaluate, select the ranks, rebuild, fine-tune, export and report."""
 
 import dataclasses
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,16 @@ from cobla_tf.export_formats import plain
 from cobla_tf.files import replace_with
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
-from cobla_tf.notes import chosen_epoch, lost_attributes, of_one_output, own_training, renormalised, untied, untrained
+from cobla_tf.notes import (
+    chosen_epoch,
+    lost_attributes,
+    of_one_output,
+    own_training,
+    renormalised,
+    untied,
+    untrained,
+    worse_for_training,
+)
 from cobla_tf.output import BEFORE_FINE_TUNING, write_output
 from cobla_tf.plan import Plan
 from cobla_tf.precision import products_in
@@ -172,15 +180,15 @@ class Compression:
             backup = training_backup(unfinished, "fine_tuning", *asked)
             if share := config.fine_tune.distillation:
                 examples, loss = softened(self.model, examples, loss, share, config.batch_size)
-            shown = sys.stderr.isatty()
-            history = train(model, examples, loss, *schedule, shown, config.seed, backup, self.devices)
+            history = train(model, examples, loss, *schedule, config.seed, backup, self.devices)
         account.seconds["fine-tuning"] += backup.seconds
         if backup.restored:
             account.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")
         if not all(np.isfinite(epoch["loss"]) for epoch in history):
             account.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
-        account.notes += chosen_epoch(history)
-        self._judge("fine-tuned", model)
+        account.notes += chosen_epoch(history, backup.best_epoch)
+        tuned = self._judge("fine-tuned", model)
+        account.notes += worse_for_training(account.evaluations["compressed"], tuned)
         return history
 
     def _timed(self, report: Report, compressed: keras.Model) -> Report:

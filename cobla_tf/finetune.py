@@ -1,11 +1,13 @@
 """Training a network on, through model.fit with YellowFin or any Keras optimiser."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from cobla_tf.config import FineTuneConfig
@@ -15,7 +17,8 @@ from cobla_tf.elements import joined
 from cobla_tf.examples import Examples
 from cobla_tf.feeding import training_batches, validation_batches
 from cobla_tf.loss import Loss, LossSum
-from cobla_tf.optimizers import make_optimizer, scheduled_optimizer
+from cobla_tf.optimizers import inner, make_optimizer, scheduled_optimizer
+from cobla_tf.progress import bar, doing
 from cobla_tf.provenance import told_loss, versions
 from cobla_tf.replicated import ReplicatedModel, clip_sums
 from cobla_tf.training_backup import TrainingBackup
@@ -28,7 +31,6 @@ def train(
     loss: Loss | LossSum,
     config: FineTuneConfig,
     batch_size: int,
-    progress: bool,
     seed: int = 0,
     backup: TrainingBackup | None = None,
     devices: Devices = ONE_DEVICE,
@@ -41,9 +43,8 @@ def train(
         examples: training images and labels; a share of them is set apart where `config` says so.
         loss: from losses.resolve_loss.
         config: epochs, optimiser, learning rate, and when to stop. Where images are set apart, the model has the
-            weights after the epoch that was best on them.
+            weights after the epoch that was best on them, or those from before where none was better.
         batch_size: images a step.
-        progress: whether to show Keras' progress bar.
         seed: of the order of the examples in each epoch, which follows from it and the epoch's number alone; a stream
             may have an order of its own.
         backup: where the state after every epoch is kept, and from which training goes on; None keeps none.
@@ -62,6 +63,8 @@ def train(
     trained = _compiled(model, loss, lambda: scheduled_optimizer(config, steps * config.epochs), devices)
     best, backup = BestWeights(config.patience), backup or TrainingBackup()
     done = backup.restore(trained, best, devices)
+    if held_out and not done:
+        best.begin(trained, _loss(trained, held_out))
     if not backup.complete:
         trained.fit(
             training_batches(trained, examples, batch_size, seed, done, devices),
@@ -69,9 +72,9 @@ def train(
             **held_out,
             initial_epoch=done,
             epochs=config.epochs,
-            verbose="auto" if progress else 0,
+            verbose=0,
             shuffle=False,  # the data are shuffled already
-            callbacks=[keras.callbacks.TerminateOnNaN(), best, *config.callbacks, backup],
+            callbacks=[keras.callbacks.TerminateOnNaN(), best, *config.callbacks, backup, _Progress()],
         )
     if best.diverged_in is not None:
         logging.warning("%s", best.restore())
@@ -80,6 +83,14 @@ def train(
     if devices.count > 1:
         model.set_weights(trained.get_weights())
     return tuple(backup.history)
+
+
+def _loss(model: keras.Model, held_out: dict[str, Any]) -> float:
+    """On images set apart, given as `fit` takes them."""
+    data = held_out["validation_data"]
+    asked = {"x": data} if isinstance(data, tf.data.Dataset) else dict(zip("xy", data, strict=True))
+    size = held_out.get("validation_batch_size")
+    return float(model.evaluate(**asked, batch_size=size, verbose=0, return_dict=True)["loss"])
 
 
 def _compiled(
@@ -139,7 +150,8 @@ def training_backup(
     `kind` names it.
     """
     optimizer = make_optimizer(config)
-    settings = _nameless(optimizer.get_config()) | {"class": type(optimizer).__name__}
+    excluded = getattr(inner(optimizer), "_exclude_from_weight_decay_pattern", None)
+    settings = _nameless(optimizer.get_config()) | {"class": type(optimizer).__name__, "excluded": str(excluded)}
     schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation)
     stop = (config.validation_share, config.patience, [_told(callback) for callback in config.callbacks])
     judged = told_loss(model, loss, examples)
@@ -154,13 +166,17 @@ def _nameless(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(callback: keras.callbacks.Callback) -> tuple[str, ...]:
-    """What a callback's effect on training hangs on, as far as Keras' own go."""
-    settings = (str(getattr(callback, name, "")) for name in ("monitor", "patience", "min_delta"))
-    return type(callback).__name__, *(text.lstrip("-") for text in settings)  # Keras turns the sign in training
+    """What a callback's effect on training hangs on: what it was made with, as far as it keeps that."""
+    names = inspect.signature(type(callback).__init__).parameters
+    settings = {name: getattr(callback, name, None) for name in names}
+    plain = (f"{name}={value}" for name, value in settings.items() if isinstance(value, str | int | float))
+    return type(callback).__name__, *(text.replace("=-", "=") for text in plain)  # Keras turns min_delta in training
 
 
 class BestWeights(keras.callbacks.Callback):
     """Remembers the weights after the best epoch: of least validation loss, or training loss where there is none.
+
+    Where there is one, the weights from before training are among them.
 
     Args:
         patience: epochs without a better one after which training stops; 0 never stops it.
@@ -177,6 +193,11 @@ class BestWeights(keras.callbacks.Callback):
         self.epoch, self.loss = 0, math.inf
         self.weights: list[np.ndarray] | None = None
         self.diverged_in: int | None = None
+
+    def begin(self, model: keras.Model, loss: float) -> None:
+        """Remember the weights from before, and their validation loss if it is one."""
+        self.weights = model.get_weights()
+        self.loss = loss if math.isfinite(loss) else math.inf
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Remember the weights from before, unless better ones are remembered."""
@@ -197,4 +218,26 @@ class BestWeights(keras.callbacks.Callback):
         """Give the model the weights remembered, and say which they are."""
         self.model.set_weights(self.weights)
         kept = f"after epoch {self.epoch}, the best (loss {self.loss:.4g})," if self.epoch else "from before it"
-        return f"fine-tuning diverged to NaN in epoch {self.diverged_in}; the weights {kept} are kept"
+        return f"training diverged to NaN or infinity in epoch {self.diverged_in}; the weights {kept} are kept"
+
+
+class _Progress(keras.callbacks.Callback):
+    """A bar for every epoch, and a line with what came of it."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Begin the bar."""
+        with doing(self._name(epoch)):
+            self._bar = bar(None, self.params["steps"], "batches")
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """One batch more."""
+        self._bar.update()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """The line."""
+        self._bar.close()
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in logs.items())
+        logging.info("%s: %s", self._name(epoch), told)
+
+    def _name(self, epoch: int) -> str:
+        return f"epoch {epoch + 1} of {self.params['epochs']}"

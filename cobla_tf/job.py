@@ -1,6 +1,5 @@
 """What a command line asks for: a network and data by name, made ready for compress() or pareto()."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -189,7 +188,7 @@ class Job:
         training = (model, plan.train_set, plan.loss, schedule, config.batch_size)
         backup = training_backup(unfinished, "pretraining", *training, config.seed)
         with watched(devices):
-            train(*training, sys.stderr.isatty(), config.seed, backup, devices)
+            train(*training, config.seed, backup, devices)
         if config.output_dir is None:
             return read
         path = replace_with(config.output_dir / "pretrained.keras", plain(model).save)

@@ -163,7 +163,7 @@ def _uses(model: keras.Model, input_shape: Shape | None) -> dict[str, list[Call]
 
 
 def _as_named(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """What is new in a compressed network, by path as if rebuild() had met no name in use, and kept none of an output."""
+    """What is new in a compressed network, by path as if rebuild() had met no name in use and kept none."""
     new = {path.rstrip("_"): what for path, what in after.items() if path not in before}
     first = [path.removesuffix("_g") for path in new if path.endswith("_g")]
     return {f"{name}_h": after[name] for name in first if name in after} | new

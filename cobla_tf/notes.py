@@ -79,16 +79,28 @@ def renormalised(layers: int, frozen: int, images: int) -> list[str]:
     return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
 
 
-def chosen_epoch(history: Sequence[dict[str, float]]) -> list[str]:
-    """Which epoch of fine-tuning the weights are from, where images were set apart to tell."""
-    losses = {number: epoch["val_loss"] for number, epoch in enumerate(history, start=1) if "val_loss" in epoch}
-    finite = {n: loss for n, loss in losses.items() if math.isfinite(loss) and math.isfinite(history[n - 1]["loss"])}
-    if finite:
-        best = min(finite, key=finite.__getitem__)
+def chosen_epoch(history: Sequence[dict[str, float]], best: int) -> list[str]:
+    """Which epoch of fine-tuning the weights are from, where images were set apart to tell; `best` 0 is before it."""
+    if not any("val_loss" in epoch for epoch in history):
+        return []
+    if best:
         return [f"the weights are those after epoch {best} of {len(history)}, best on the training images set apart"]
-    if losses:
-        return ["the loss on the training images set apart was never finite; the weights are those before fine-tuning"]
-    return []
+    return [
+        "no epoch of fine-tuning was better than none on the training images set apart; the weights are those from "
+        "before it: a smaller learning rate may help"
+    ]
+
+
+def worse_for_training(before: Evaluation, after: Evaluation) -> list[str]:
+    """Whether fine-tuning made the network worse on held-out images, by loss and by accuracy."""
+    if math.isfinite(after.loss) and after.loss <= before.loss:
+        return []
+    if after.accuracy is not None and after.accuracy >= before.accuracy:
+        return []
+    return [
+        "fine-tuning made the network worse on the held-out images; the one before it is before_fine_tuning.keras in "
+        "the output folder. A smaller learning rate, or validation_share, which keeps the best epoch, may help"
+    ]
 
 
 def left_from_before(folder: Path, names: Sequence[str], files: dict[str, str]) -> list[str]:

@@ -26,8 +26,11 @@ def doing(what: str) -> Iterator[None]:
         _WHAT.reset(token)
 
 
-def bar(steps: Iterable[Step], total: int, unit: str) -> Iterable[Step]:
-    """The same steps; a bar tells how many of them are done, how many a second, and the time left."""
+def bar(steps: Iterable[Step] | None, total: int, unit: str) -> "tqdm[Step]":
+    """The same steps; a bar tells how many of them are done, how many a second, and the time left.
+
+    Without steps each is told by `update()`, and the end by `close()`.
+    """
     wanted = logging.get_absl_logger().isEnabledFor(python_logging.INFO)
     return tqdm(
         steps, _WHAT.get(), total, unit=f" {unit}", delay=DELAY, leave=False, dynamic_ncols=True,

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 UNREADABLE = (
-    OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error,
-    NotImplementedError,
+    OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What NumPy raises for a file that is damaged or none of ours."""
 
@@ -72,6 +71,11 @@ class TrainingBackup(keras.callbacks.Callback):
         if devices.workers > 1:
             self._share(devices, model)
         return self.restored
+
+    @property
+    def best_epoch(self) -> int:
+        """The one whose weights are remembered as the best, counted from 1; 0 is before training."""
+        return self._best.epoch
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Start the clock."""
@@ -128,6 +132,7 @@ class TrainingBackup(keras.callbacks.Callback):
                     raise ValueError("it is of another training")
                 state = [file[f"state_{i}"] for i in range(len(variables))]
                 best = [file[f"best_{i}"] for i in range(sum(name.startswith("best_") for name in file.files))]
+                _check_shapes(state, variables)
         except UNREADABLE as error:
             aside = path.replace(path.with_suffix(SET_ASIDE))
             logging.warning(
@@ -141,6 +146,12 @@ class TrainingBackup(keras.callbacks.Callback):
         self._best.weights, (self._best.epoch, self._best.loss) = best, facts["best"]
         self.complete = facts["complete"]
         return True
+
+
+def _check_shapes(state: list[Array], variables: list[Any]) -> None:
+    """Refuse the state of another model: with one device, outputs without a loss are no part of what is trained."""
+    if any(value.shape != tuple(variable.shape) for value, variable in zip(state, variables, strict=True)):
+        raise ValueError("it is of another model or another kind of devices")
 
 
 def _previous(path: Path) -> Path:

@@ -47,7 +47,8 @@ def single_step(variance: Any, distance: Any, h_max: Any, h_min: Any) -> tuple[A
 class YellowFin(keras.optimizers.Optimizer):
     """Momentum SGD tuned by itself after Zhang and Mitliagkas (2019), Algorithms 1 to 4; TensorFlow back end only.
 
-    All averages are exponential and without the bias of a start at zero, those of the curvatures in logarithms.
+    All averages are exponential and without the bias of a start at zero, those of the curvatures in logarithms. A
+    gradient of zero is left out of them.
     The gradient is clipped to the norm sqrt(h_max); what the statistics see of it is clipped to 10 sqrt(h_max).
     Curvature is read from the squared norm of the gradient, which holds for losses that are a negative
     log-likelihood, such as cross-entropy, averaged over the batch.
@@ -93,6 +94,8 @@ class YellowFin(keras.optimizers.Optimizer):
         self.distance = self._scalar("distance")
         self.tuned_rate = self._scalar("tuned_rate")
         self.tuned_momentum = self._scalar("tuned_momentum")
+        self.counted = self._scalar("counted")
+        self.newest = self._scalar("newest")
         self.seen = self._scalar("seen")
         self.taken = self._scalar("taken")
 
@@ -127,24 +130,27 @@ class YellowFin(keras.optimizers.Optimizer):
 
     def _tune(self, pairs: list[tuple[Any, Any]]) -> None:
         """Take the gradient into the statistics and set rate, momentum and clipping of this step (Algorithm 1)."""
-        square = ops.maximum(_squared_norm([gradient for gradient, _ in pairs]), TINY)
-        first = ops.equal(self.iterations, 0)
+        square = _squared_norm([gradient for gradient, _ in pairs])
+        known = ops.cast(square > 0, "float32")  # a gradient of zero tells nothing of a curvature
+        self.assign_add(self.counted, known)
+        self.assign(self.newest, known * self._weight())
+        first, square = self.counted <= 1, ops.maximum(square, TINY)
         kept = ops.minimum(square, ops.where(first, square, GROWTH * ops.exp(self.log_h_max)))
         self.assign(self.seen, ops.sqrt(kept / square))
-        h_max, h_min = self._curvature_range(ops.log(kept), first)
+        h_max, h_min = self._curvature_range(ops.log(kept), first, known)
         self._average(self.mean_square, kept)
         distance = self._distance(kept)
         momentum, rate = single_step(self._variance(pairs), distance, h_max, h_min)
-        steps = ops.cast(self.iterations, "float32") + 1.0
-        self.assign(self.tuned_rate, rate * ops.minimum(1.0, steps / (SLOW_START * self.window)))
+        self.assign(self.tuned_rate, rate * ops.minimum(1.0, self.counted / (SLOW_START * self.window)))
         self.assign(self.tuned_momentum, momentum)
         self.assign(self.taken, ops.sqrt(ops.minimum(kept, h_max) / square))
 
-    def _curvature_range(self, log_curvature: Any, first: Any) -> tuple[Any, Any]:
+    def _curvature_range(self, log_curvature: Any, first: Any, known: Any) -> tuple[Any, Any]:
         """Algorithm 2: averages of the largest and the smallest curvature in the window."""
         shifted = ops.concatenate([self.log_curvatures[1:], ops.reshape(log_curvature, (1,))])
         # The first gradient fills the window, and leaves it when it is `window` steps old like any other.
-        self.assign(self.log_curvatures, ops.where(first, ops.full_like(shifted, log_curvature), shifted))
+        window = ops.where(first, ops.full_like(shifted, log_curvature), shifted)
+        self.assign(self.log_curvatures, ops.where(known > 0, window, self.log_curvatures))
         largest = self._average(self.log_h_max, ops.max(self.log_curvatures))
         smallest = self._average(self.log_h_min, ops.min(self.log_curvatures))
         return ops.exp(largest), ops.exp(smallest)
@@ -152,26 +158,26 @@ class YellowFin(keras.optimizers.Optimizer):
     def _variance(self, pairs: list[tuple[Any, Any]]) -> Any:
         """Algorithm 3, summed over all weights: the mean square less the square of the mean gradient."""
         means = [self._mean_gradient(g, self.mean_gradients[self._get_variable_index(v)]) for g, v in pairs]
-        return ops.maximum(self.mean_square - _squared_norm(means), ROUNDING * self.mean_square)
+        variance = ops.maximum(self.mean_square - _squared_norm(means), ROUNDING * self.mean_square)
+        return ops.maximum(variance, TINY)
 
     def _distance(self, square: Any) -> Any:
         """Algorithm 4: the gradient's mean norm over its mean squared norm, averaged."""
         norm = self._average(self.mean_norm, ops.sqrt(square))
-        return self._average(self.distance, norm / self.mean_square)
+        return self._average(self.distance, norm / ops.maximum(self.mean_square, TINY))
 
     def _mean_gradient(self, gradient: Any, mean: keras.Variable) -> Any:
         """The average with this gradient taken in; stored by update_step only, as a replica must not."""
         seen = ops.cast(self.seen, mean.dtype) * ops.cast(gradient, mean.dtype)
-        return mean + ops.cast(self._weight(), mean.dtype) * (seen - mean)
+        return mean + ops.cast(self.newest, mean.dtype) * (seen - mean)
 
     def _average(self, average: keras.Variable, value: Any) -> Any:
-        self.assign(average, average + self._weight() * (value - average))
+        self.assign(average, average + self.newest * (value - average))
         return ops.convert_to_tensor(average)
 
     def _weight(self) -> Any:
         """Share of the newest value in an average: (1 - beta) / (1 - beta^t) keeps it free of the zero it began at."""
-        steps = ops.cast(self.iterations, "float32") + 1.0
-        return (1.0 - self.beta) / -ops.expm1(steps * math.log(self.beta))
+        return (1.0 - self.beta) / -ops.expm1(ops.maximum(self.counted, 1.0) * math.log(self.beta))
 
 
 def _squared_norm(tensors: list[Any]) -> Any:

@@ -51,7 +51,7 @@ def pieces(devices):
     history = []
     for optimizer, rate in (("yellowfin", None), ("sgd", 1.0)):  # the second is clipped
         config = FineTuneConfig(2, optimizer, rate, validation_share=0.2)
-        history += train(model, sample, loss, config, 8, False, devices=devices)
+        history += train(model, sample, loss, config, 8, devices=devices)
     judged = evaluate(devices.copied(model), sample, loss, 16, devices)
     return {
         "value": objective.value(masks, sample),

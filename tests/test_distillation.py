@@ -13,7 +13,8 @@ from cobla_tf.examples import Sample, Stream
 from cobla_tf.finetune import train
 from cobla_tf.loss import Loss
 from cobla_tf.losses import resolve_loss
-from cobla_tf.notes import chosen_epoch
+from cobla_tf.notes import chosen_epoch, worse_for_training
+from cobla_tf.report_parts import Evaluation
 
 IMAGES, LABELS = images_and_labels(50)
 QUICK = SolveConfig(iterations=2, draws=1, refine_iterations=0)
@@ -73,7 +74,7 @@ def test_no_labels_are_needed_where_only_outputs_are_learnt():
     loss = resolve_loss(None, teacher, sample)
     examples, chosen = softened(teacher, sample, loss, 1.0, 16)
     before = float(chosen.total(examples.labels, student(IMAGES)))
-    train(student, examples, chosen, FineTuneConfig(epochs=15, learning_rate=3e-3), 10, progress=False)
+    train(student, examples, chosen, FineTuneConfig(epochs=15, learning_rate=3e-3), 10)
     agreement = np.mean(np.argmax(student(IMAGES), -1) == np.argmax(teacher(IMAGES), -1))
     assert float(chosen.total(examples.labels, student(IMAGES))) < before and agreement > 0.7
 
@@ -124,13 +125,14 @@ def test_agreement_with_the_original_is_not_called_accuracy(share, labels):
 
 
 def test_compress_fine_tunes_on_outputs_and_keeps_the_best_epoch():
-    fine_tune = FineTuneConfig(epochs=6, distillation=0.5, validation_share=0.25, patience=1, learning_rate=0.05)
+    fine_tune = FineTuneConfig(epochs=6, distillation=0.5, validation_share=0.25, patience=1, learning_rate=0.005)
     config = Config(solve=QUICK, fine_tune=fine_tune, batch_size=25)
     report = cobla_tf.compress(trained(), (IMAGES, LABELS), macs=0.5, validation=(IMAGES, LABELS), config=config).report
     losses = [epoch["val_loss"] for epoch in report.fine_tuning]
     best = int(np.argmin(losses))
-    assert len(losses) == min(6, best + 2)
-    assert any(f"after epoch {best + 1} of {len(losses)}" in note for note in report.notes)
+    before = len(losses) == 1 and any("no epoch of fine-tuning was better" in note for note in report.notes)
+    assert before or len(losses) == min(6, best + 2)
+    assert before or any(f"after epoch {best + 1} of {len(losses)}" in note for note in report.notes)
 
 
 def test_the_weights_after_the_best_epoch_are_those_of_the_model():
@@ -138,7 +140,7 @@ def test_the_weights_after_the_best_epoch_are_those_of_the_model():
     sample = Sample(IMAGES, LABELS)
     spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(model.get_weights()))
     config = FineTuneConfig(epochs=5, learning_rate=0.3, validation_share=0.2, callbacks=(spy,))
-    history = train(model, sample, resolve_loss(None, model, sample), config, 10, progress=False)
+    history = train(model, sample, resolve_loss(None, model, sample), config, 10)
     best = int(np.argmin([epoch["val_loss"] for epoch in history]))
     assert best < 4, "the setting is to overshoot, so that the last epoch is not the best"
     for kept, expected in zip(model.get_weights(), seen[best], strict=True):
@@ -160,20 +162,41 @@ def test_settings_that_mean_nothing_are_refused(settings, words):
 
 
 @pytest.mark.parametrize(
-    ("losses", "said"),
+    ("losses", "best", "said"),
     [
-        ([2.0, np.nan, 1.0, 3.0], "after epoch 3 of 4"),
-        ([np.nan, np.inf], "never finite; the weights are those before fine-tuning"),
+        ([2.0, np.nan, 1.0, 3.0], 3, "after epoch 3 of 4"),
+        ([np.nan, np.inf], 0, "those from before it"),
+        ([2.0, 3.0], 0, "no epoch of fine-tuning was better than none"),
     ],
 )
-def test_an_epoch_without_a_finite_loss_is_counted_but_never_the_best(losses, said):
-    (note,) = chosen_epoch([{"loss": 1.0, "val_loss": loss} for loss in losses])
+def test_the_epoch_that_weights_are_from_is_told(losses, best, said):
+    (note,) = chosen_epoch([{"loss": 1.0, "val_loss": loss} for loss in losses], best)
     assert said in note
+    assert chosen_epoch([{"loss": 1.0}], best) == []
 
 
-def test_an_epoch_in_which_training_diverged_is_not_the_best():
-    (note,) = chosen_epoch([{"loss": 1.0, "val_loss": 2.0}, {"loss": np.nan, "val_loss": 1.0}])
-    assert "after epoch 1 of 2" in note
+@pytest.mark.parametrize(
+    ("before", "after", "worse"),
+    [
+        ((0.5, 0.9), (0.6, 0.8), True),
+        ((0.5, 0.9), (0.4, 0.8), False),
+        ((0.5, 0.9), (0.6, 0.9), False),
+        ((0.5, None), (0.6, None), True),
+        ((0.5, 0.9), (np.nan, 0.1), True),
+    ],
+)
+def test_a_network_that_training_made_worse_is_told_of(before, after, worse):
+    assert bool(worse_for_training(Evaluation(*before, 100), Evaluation(*after, 100))) is worse
+
+
+def test_what_is_worse_than_before_after_every_epoch_is_not_kept():
+    model, sample = trained(), Sample(IMAGES, LABELS)
+    before = [weight.copy() for weight in model.get_weights()]
+    config = FineTuneConfig(epochs=2, validation_share=0.2, optimizer=keras.optimizers.SGD(1e3))
+    history = train(model, sample, resolve_loss(None, model, sample), config, 10)
+    assert len(history) >= 1
+    for got, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_a_single_training_image_is_not_set_apart():

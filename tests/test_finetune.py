@@ -26,7 +26,7 @@ class Breaks(keras.optimizers.SGD):
 def trained(model, config):
     examples = as_examples(images_and_labels(40))
     loss = resolve_loss(None, model, examples.probe())
-    return train(model, examples, loss, config, batch_size=10, progress=False)
+    return train(model, examples, loss, config, batch_size=10)
 
 
 @pytest.mark.parametrize("name", ["yellowfin", "YellowFin", "Adam", "ADAMW", "lamb"])
@@ -129,7 +129,7 @@ def test_the_loss_of_a_batch_is_its_mean_whatever_the_reduction():
         # of an output [n, 3], Keras' sum is over images alone: its own mean over the 3 comes before
         loss = resolve_loss(keras.losses.MeanSquaredError(reduction=reduction), model, examples.probe())
         config = FineTuneConfig(epochs=1, optimizer=keras.optimizers.SGD(1e-2, global_clipnorm=1e9))
-        (epoch,) = train(model, examples, loss, config, batch_size=8, progress=False)
+        (epoch,) = train(model, examples, loss, config, batch_size=8)
         ended.append([epoch["loss"], *np.concatenate([weight.ravel() for weight in model.get_weights()])])
     np.testing.assert_allclose(ended[1:], [ended[0]] * 2, rtol=1e-4, atol=1e-6)
 

@@ -278,7 +278,7 @@ def test_several_inputs_too_large_for_memory_are_streamed(inputs, monkeypatch):
         assert (right[place] == small).all()
         assert (amount[place], kind[place]) == (number, label)
     judged = resolve_loss(loss, model, stream.probe())
-    (record,) = train(model, stream, judged, FineTuneConfig(epochs=1), 25, progress=False)
+    (record,) = train(model, stream, judged, FineTuneConfig(epochs=1), 25)
     assert np.isfinite(record["loss"])
 
 

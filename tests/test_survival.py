@@ -264,7 +264,7 @@ def tuned(folder, monkeypatch, most, epochs=4, make=lambda: as_examples(images_a
     arguments = (model, examples, resolve_loss(None, model, examples.probe()), config, 16)
     backup = training_backup(unfinished, "fine_tuning", *arguments, 0)
     try:
-        history = train(*arguments, False, 0, backup)
+        history = train(*arguments, 0, backup)
     except Killed:
         return None
     return model, history, len(batches)

@@ -179,3 +179,16 @@ def test_gradients_of_zero_leave_everything_finite():
 def test_bad_settings_are_refused(options):
     with pytest.raises(ConfigError, match=f"{next(iter(options))}.* got"):
         YellowFin(**options)
+
+
+@pytest.mark.parametrize("zeros", [1, 3])
+def test_gradients_of_zero_change_nothing(zeros):
+    start, gradients = np.ones(3, "float32"), np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    ends = []
+    for before in (0, zeros):
+        weight, optimizer = keras.Variable(start), YellowFin(beta=0.99, window=5)
+        optimizer.build([weight])
+        for gradient in [*np.zeros((before, 3), "float32"), *gradients]:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)])
+        ends.append(np.asarray(weight))
+    np.testing.assert_array_equal(*ends)

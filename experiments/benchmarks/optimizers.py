@@ -82,7 +82,7 @@ def compare(
     for name, (optimizer, rate) in chosen.items():
         config = FineTuneConfig(epochs=epochs, optimizer=optimizer, learning_rate=rate)
         with products_in(resolve_precision("bfloat16")):
-            history = train(model, examples, loss, config, batch_size, progress=sys.stderr.isatty())
+            history = train(model, examples, loss, config, batch_size)
         judged = evaluate(model, test, loss, batch_size)
         runs.append(Trained(name, [epoch["loss"] for epoch in history], judged.loss, judged.accuracy))
         print(f"{name}: {100 * judged.accuracy:.2f} %", flush=True)

@@ -18,5 +18,5 @@ def pretrain(model: keras.Model, examples: Examples, epochs: int, batch_size: in
         the loss that fits the model and its labels.
     """
     loss = resolve_loss(None, model, examples.probe())
-    train(model, examples, loss, FineTuneConfig(epochs, "adam", LEARNING_RATE), batch_size, progress=False)
+    train(model, examples, loss, FineTuneConfig(epochs, "adam", LEARNING_RATE), batch_size)
     return loss
