@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from cobla_tf.errors import ConfigError
 VARIABLE = "TF_CONFIG"
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 JOBS = ("chief", "worker")
+ADDRESS = re.compile(r"\S+:\d+")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def this_task(strategy: str) -> Task:
         )
     try:
         return _read(json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{VARIABLE} must be of the form {EXAMPLE}, got {text!r}.") from error
 
 
@@ -59,8 +61,14 @@ def _read(content: Any) -> Task:
     cluster, task = content["cluster"], content["task"]
     if any(isinstance(addresses, str) for addresses in cluster.values()):
         raise ValueError("one address without brackets")
-    sizes = {job: len([str(address) for address in cluster[job]]) for job in JOBS if job in cluster}
-    kind, index = task["type"], int(task["index"])
+    sizes = {job: len(cluster[job]) for job in JOBS if job in cluster}
+    addresses = [address for job in sizes for address in cluster[job]]
+    if len(set(addresses)) < len(addresses) or not all(ADDRESS.fullmatch(address) for address in addresses):
+        raise ValueError("addresses that are no host:port, or one twice")
+    kind, index = task["type"], task["index"]
+    if isinstance(index, bool) or not isinstance(index, int | str):
+        raise TypeError("an index that is no whole number")
+    index = int(index)
     if set(cluster) - set(JOBS) or not 0 <= index < sizes[kind] or sizes.get("chief", 1) != 1:
         raise ValueError("not a cluster of one chief and workers")
     before = sizes.get("chief", 0) if kind == "worker" else 0

@@ -130,7 +130,10 @@ class SolveConfig:
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
         fraction = self.sample_fraction
-        _require(fraction is None or 0 < fraction <= 1, "sample_fraction", "in (0, 1]", fraction)
+        in_range = fraction is None or (_is_number(fraction) and 0 < fraction <= 1)
+        _require(in_range, "sample_fraction", "in (0, 1]", fraction)
+        for name in ("growing", "continuation", "stop_at_original", "band"):
+            _require(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
         _require(_is_count(self.iterations, 1), "iterations", "a whole number, at least 1", self.iterations)
         _require(_is_count(self.renew_every, 0), "renew_every", "a whole number, at least 0", self.renew_every)
         _require(_is_count(self.memory, 1), "memory", "a whole number, at least 1", self.memory)
@@ -178,7 +181,8 @@ class FineTuneConfig:
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
-        _require(_is_count(self.epochs, 0), "epochs", "a whole number, at least 0", self.epochs)
+        epochs = self.epochs
+        _require(_is_count(epochs, 0) and epochs < 2**31, "epochs", "a whole number, at least 0 and below 2^31", epochs)
         share, kept = self.distillation, self.validation_share
         _require(_is_number(share) and 0 <= share <= 1, "distillation", "in [0, 1]", share)
         _require(_is_number(kept) and 0 <= kept < 1, "validation_share", "in [0, 1)", kept)
@@ -234,11 +238,17 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
+        _require(isinstance(self.solve, SolveConfig), "solve", "a SolveConfig", self.solve)
+        _require(isinstance(self.fine_tune, FineTuneConfig), "fine_tune", "a FineTuneConfig", self.fine_tune)
+        _require(isinstance(self.benchmark, bool), "benchmark", "True or False", self.benchmark)
+        folder = self.output_dir
+        _require(folder is None or isinstance(folder, str | os.PathLike), "output_dir", "a path or None", folder)
         if self.output_dir is not None:
             object.__setattr__(self, "output_dir", Path(self.output_dir))
             name = os.fspath(self.output_dir)
             _require(name.isprintable(), "output_dir", "a path that can be printed", name)
-        _require(not isinstance(self.exports, str), "exports", "a sequence of names", self.exports)
+        names = isinstance(self.exports, list | tuple) and all(isinstance(name, str) for name in self.exports)
+        _require(names, "exports", "a list or tuple of names", self.exports)
         size = self.batch_size
         _require(_is_count(size, 1) and size < 2**31, "batch_size", "a whole number, at least 1 and below 2^31", size)
         images = self.batch_norm_images
@@ -247,5 +257,11 @@ class Config:
         batch = self.export_batch
         _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
         _require_among("strategy", self.strategy, STRATEGIES)
+        _require(
+            batch is None or "savedmodel" in self.exports or folder is None,
+            "export_batch",
+            "None where there is no export savedmodel, which has the endpoint",
+            batch,
+        )
         unknown = sorted(set(self.exports) - set(EXPORTS))
         _require(not unknown, "exports", f"among {', '.join(EXPORTS)}", ", ".join(unknown))

@@ -133,6 +133,11 @@ class Stream:
         """One pass."""
         return iter(_rebatched(self.dataset, batch_size).as_numpy_iterator())
 
+    def leave_out_a_pass(self) -> None:
+        """As if one had been made: an order of its own follows from how often it, or what it shares, was begun."""
+        if self.ordered is None:
+            iter(self.dataset)
+
     def epochs(self, batch_size: int, seed: int, first: int = 0) -> Any:
         """A tf.data.Dataset of batches without end: passes from number `first` on, none of their batches of two.
 
@@ -143,7 +148,7 @@ class Stream:
 
         if self.ordered is None:
             for _ in range(first):
-                iter(self.dataset)
+                self.leave_out_a_pass()
             return _rebatched(self.dataset, batch_size).repeat()
 
         @tf.autograph.experimental.do_not_convert
@@ -166,13 +171,17 @@ class Stream:
         return Stream(self.dataset, self.size, self.ordered)
 
     def probe(self) -> Sample:
-        """The first few examples, to look at their form."""
-        return Sample(*next(self.batches(PROBE)))
+        """The first few examples, to look at their form; the same ones whenever asked."""
+        return self._first
 
     @property
     def most_drawn(self) -> int:
         """The largest sample that there is, and that SAMPLE_LIMIT bytes hold."""
         return min(self.size, SAMPLE_LIMIT // self._bytes)
+
+    @cached_property
+    def _first(self) -> Sample:
+        return Sample(*next(self.batches(PROBE)))
 
     @cached_property
     def _bytes(self) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from cobla_tf.config import Config, FineTuneConfig, check_layers
+from cobla_tf.config import MULTI_WORKER, Config, FineTuneConfig, check_layers
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.quiet import import_tensorflow, quiet
 
@@ -51,6 +51,11 @@ class Job:
         """
         from cobla_tf.unfinished import held
 
+        if self.config.strategy == MULTI_WORKER:  # what ends one worker before it has joined the others, they wait for
+            import_tensorflow()
+            from cobla_tf.strategy import find_devices
+
+            find_devices(MULTI_WORKER)
         with held(self.config.output_dir):
             self._check_names()
             from cobla_tf.resources import read_resources
@@ -95,6 +100,7 @@ class Job:
         from cobla_tf.strategy import find_devices
 
         devices = find_devices(self.config.strategy)
+        devices.check_batch(self.config.batch_size)
         logging.info("devices: %s", ", ".join(_device_names()))
         from cobla_tf.pipeline import compress
         from cobla_tf.sweep import pareto

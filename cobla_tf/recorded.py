@@ -10,7 +10,7 @@ import numpy as np
 from cobla_tf.config import Config
 from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.digest import digest
-from cobla_tf.examples import Examples, Sample
+from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.journal import Journal
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.objective import Objective, evaluate
@@ -75,7 +75,7 @@ class RecordedObjective:
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy over all examples."""
-        return _evaluation(self.journal, (masks, examples), lambda: self.objective.evaluate(masks, examples))
+        return _evaluation(self.journal, (masks,), examples, lambda: self.objective.evaluate(masks, examples))
 
     def _ask(self, kind: str, masks: Array, sample: Sample, *more: Any) -> Array:
         began = self.journal.clock()
@@ -121,21 +121,27 @@ def evaluate_recorded(
     devices: Devices = ONE_DEVICE,
 ) -> Evaluation:
     """As `objective.evaluate`, through a journal, of a model on one device."""
+    copy = devices.copied(model)  # also where nothing is computed: it draws seeds
     return _evaluation(
         journal,
-        (model.get_weights(), examples),
-        lambda: evaluate(devices.copied(model), examples, loss, batch_size, devices),
+        (model.get_weights(),),
+        examples,
+        lambda: evaluate(copy, examples, loss, batch_size, devices),
     )
 
 
 def _evaluation(
-    journal: Journal | SharedJournal, question: tuple[Any, ...], compute: Callable[[], Evaluation]
+    journal: Journal | SharedJournal, question: tuple[Any, ...], examples: Examples, compute: Callable[[], Evaluation]
 ) -> Evaluation:
     """An evaluation as float64 [3] and back; an accuracy that does not exist is NaN in between."""
+    computed = False
 
     def numbers() -> Array:
-        result = compute()
+        nonlocal computed
+        computed, result = True, compute()
         return np.array([result.loss, np.nan if result.accuracy is None else result.accuracy, result.examples])
 
-    loss, accuracy, examples = journal.answer(("evaluation", *question), numbers).tolist()
-    return Evaluation(loss, None if np.isnan(accuracy) else accuracy, int(examples))
+    loss, accuracy, count = journal.answer(("evaluation", *question, examples), numbers).tolist()
+    if not computed and isinstance(examples, Stream):
+        examples.leave_out_a_pass()
+    return Evaluation(loss, None if np.isnan(accuracy) else accuracy, int(count))

@@ -1,5 +1,7 @@
 """Setting up a strategy of tf.distribute, and what becomes of a run that loses a worker."""
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -56,7 +58,8 @@ def find_devices(name: str) -> Devices:
 def _multi_worker(task: Task) -> tf.distribute.Strategy:
     logging.info("worker %d of %d waits for the others", task.index, task.count)
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with _ended_by_signals():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         raise ConfigError(
             "strategy multi_worker must be set up before TensorFlow computes anything: call "
@@ -67,6 +70,20 @@ def _multi_worker(task: Task) -> tf.distribute.Strategy:
             f"worker {task.index} cannot join the others ({without_operation(first_line(error))}); the addresses in "
             "TF_CONFIG must be free and within reach of all workers."
         ) from error
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM end the process: TensorFlow's wait for others comes back to no handler of Python's."""
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set a handler
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

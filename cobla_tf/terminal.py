@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from cobla_tf.errors import CoblaError, ConfigError, OutputError, WorkerError
+from cobla_tf.errors import CoblaError, ConfigError, OutputError, WorkerError, first_line
 from cobla_tf.flagfiles import resolve_flagfiles
 
 HELP = frozenset({"help", "helpfull", "helpshort", "helpxml", "h", "?"})
@@ -33,6 +33,9 @@ def run_with_flags(
         argv: the command line, the program's own name first.
         stopped: what became of the work, said on SIGINT and SIGTERM.
     """
+    if sys.stderr is None:  # closed by who started the program
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        os.dup2(sys.stderr.fileno(), 2)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -79,6 +82,8 @@ def _parse(argv: list[str]) -> list[str]:
         raise ConfigError(f"{_clause(str(error))} --help lists all flags.") from error
     except UnicodeError as error:
         raise ConfigError(f"a flagfile must be a text in UTF-8, and one is not ({error}).") from error
+    except ValueError as error:  # of absl's own flags
+        raise ConfigError(f"{_clause(first_line(error))} --help lists all flags.") from error
     for text in (*argv, *map(str, flags.FLAGS.flag_values_dict().values())):
         _check_text(text)
     if rest[1:]:

@@ -175,8 +175,24 @@ def test_mosek_without_a_licence_is_one_sentence(model):
 @pytest.mark.parametrize(
     "bad",
     [{"sample_fraction": 0}, {"sample_fraction": 1.5}, {"iterations": 0}, {"gradient": "x"}, {"start": "x"},
+     {"sample_fraction": "0.5"}, {"growing": "no"}, {"band": 1},
      {"qp_solver": "x"}, {"draws": 0}, {"memory": 0}, {"renew_every": -1}, {"refine_iterations": -1}],
 )  # fmt: skip
 def test_bad_options(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         SolveConfig(**bad)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"exports": None}, {"exports": [["keras"]]}, {"output_dir": 5}, {"solve": {"iterations": 3}}, {"fine_tune": None},
+     {"benchmark": "no"}, {"export_batch": 4, "exports": ("keras",), "output_dir": "out"}],
+)  # fmt: skip
+def test_bad_settings(bad):
+    with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be"):
+        Config(**bad)
+
+
+def test_epochs_beyond_what_a_step_counter_holds_are_refused():
+    with pytest.raises(ConfigError, match="epochs must be"):
+        FineTuneConfig(epochs=10**19)

@@ -128,6 +128,13 @@ def test_place_among_the_workers(monkeypatch, config, task):
         told({"ps": ["a:1"], **TWO}),
         told({}),
         told({"worker": "a:1"}),
+        told({"worker": ["a:1", "a:1"]}),
+        told({"worker": ["a", "b:1"]}),
+        told({"worker": [5, None]}),
+        told(TWO, index=0.9),
+        told(TWO, index=True),
+        told(TWO).replace(": 0}", ": 1e999}"),
+        "[" * 100_000,
     ],
 )
 def test_a_bad_tf_config_is_refused(monkeypatch, config):

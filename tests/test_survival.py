@@ -317,6 +317,69 @@ def test_training_that_came_to_its_end_is_not_gone_on_with(tmp_path, monkeypatch
     assert same_weights(model, whole)
 
 
+@pytest.mark.parametrize("spoilt", ["bit", "shape"])
+def test_a_backup_that_cannot_be_used_gives_way_to_the_one_before(tmp_path, monkeypatch, spoilt):
+    whole, history, _ = tuned(None, monkeypatch, None)
+    assert tuned(tmp_path, monkeypatch, 9) is None  # two epochs are kept
+    (path,) = tmp_path.glob("unfinished/*.npz")
+    if spoilt == "bit":  # that says "encrypted"
+        content = bytearray(path.read_bytes())
+        content[content.rindex(b"PK\x01\x02") + 8] ^= 1
+        first = content.index(b"PK\x01\x02")
+        content[first + 8] ^= 1
+        path.write_bytes(content)
+    else:
+        with np.load(path) as file:
+            arrays = dict(file)
+        arrays["state_0"] = np.zeros(7)
+        np.savez(path, **arrays)
+    model, again, batches = tuned(tmp_path, monkeypatch, None)
+    assert batches == 12 and again == history and same_weights(model, whole)
+
+
+def test_what_changes_training_is_another_backup(tmp_path):
+    def place(callback=None, excluded=()):
+        optimizer = keras.optimizers.AdamW(1e-3)
+        if excluded:
+            optimizer.exclude_from_weight_decay(var_names=list(excluded))
+        config = FineTuneConfig(4, optimizer, callbacks=(callback,) if callback else ())
+        examples, model = as_examples(images_and_labels(50)), small_cnn()
+        loss = resolve_loss(None, model, examples.probe())
+        return training_backup(Unfinished(tmp_path), "fine_tuning", model, examples, loss, config, 16, 0)._path
+
+    stop = keras.callbacks.EarlyStopping
+    kinds = [
+        stop("loss"),
+        stop("loss", restore_best_weights=True),
+        stop("loss", start_from_epoch=2),
+        stop("loss", mode="max"),
+    ]
+    places = [place(), place(excluded=["bias"]), *map(place, kinds)]
+    assert len(set(places)) == len(places)
+    assert place(stop("loss")) == places[2]
+
+
+def test_a_split_of_one_shuffle_goes_on_in_the_same_order(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("cobla_tf.reading.IN_MEMORY_LIMIT", 0)
+
+    def solve(folder):
+        keras.utils.set_random_seed(0)
+        whole = tf.data.Dataset.from_tensor_slices(images_and_labels(120)).shuffle(120, seed=1).batch(20)
+        config = dataclasses.replace(QUICK, output_dir=folder, exports=())
+        return cobla_tf.compress(model, whole.skip(2), **BUDGET, validation=whole.take(2), config=config).report
+
+    expected = solve(None)
+    calls = Calls(monkeypatch)
+    calls.most = 7
+    with pytest.raises(Killed):
+        solve(tmp_path)
+    calls.most = None
+    report = solve(tmp_path)
+    assert [site.rank for site in report.sites] == [site.rank for site in expected.sites]
+    assert counts(report) == counts(expected)
+    assert any("resumed" in note for note in report.notes)
+
+
 def test_a_backup_is_of_one_loss_and_precision(tmp_path):
     model, examples = dropping_cnn(), as_examples((images_and_labels()[0], np.eye(3)[images_and_labels()[1]]))
     paths = set()
