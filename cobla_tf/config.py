@@ -149,6 +149,8 @@ class SolveConfig:
         _require_among("curvature", self.curvature, CURVATURES)
         _require_among("rounding", self.rounding, ROUNDINGS)
         _require_among("start", self.start, STARTS)
+        if self.band and self.start == "ones":
+            raise ConfigError("band is about where heuristics disagree, and needs one of them as start: not ones.")
         _require_among("precision", self.precision, PRECISIONS)
         _require_among("qp_solver", self.qp_solver, QP_SOLVERS)
 

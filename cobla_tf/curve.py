@@ -25,6 +25,7 @@ class Point:
         budgets: what was asked for, by resource.
         report: of the compression; None where there was none.
         failure: why there was none, one sentence.
+        outcome: the same in a word or two: "cannot be met", or "failed".
         model: the compressed network; None likewise.
         timing: of its network beside the original, in one run with all other points; None where none was asked for.
     """
@@ -33,6 +34,7 @@ class Point:
     budgets: dict[str, float]
     report: Report | None = None
     failure: str = ""
+    outcome: str = "cannot be met"
     model: "keras.Model | None" = field(default=None, repr=False, compare=False)
     timing: Timing | None = None
 
@@ -58,7 +60,8 @@ class Point:
         result = self.result
         if result is None:
             return -math.inf
-        return -result.loss if result.accuracy is None else result.accuracy
+        merit = -result.loss if result.accuracy is None else result.accuracy
+        return -math.inf if math.isnan(merit) else merit
 
     @property
     def kept(self) -> dict[str, float]:
@@ -131,10 +134,14 @@ class Curve:
         lines = [self._line(*judged) for judged in zip(self.points, self.dominated(), self.outrun(), strict=True)]
         return table(["method", "budgets", *titles, "accuracy", "points", "loss", ""], lines, style, text_columns=2)
 
-    def __str__(self) -> str:
-        """The table, and what could not be met."""
+    def text(self, style: str = "simple") -> str:
+        """The table, and why there are points without a network."""
         failed = [f"{point.name}: {point.failure}" for point in self.points if point.failure]
-        return "\n\n".join([self.table(), *failed])
+        return "\n\n".join([self.table(style), *failed])
+
+    def __str__(self) -> str:
+        """As `text`."""
+        return self.text()
 
     def _row(self, point: Point, dominated: bool) -> dict[str, Any]:
         row: dict[str, Any] = {"method": point.method}
@@ -154,7 +161,7 @@ class Curve:
     def _line(self, point: Point, dominated: bool, outrun: bool) -> list[str]:
         resources = self.resources
         if point.report is None:
-            return [point.method, point.asked, *[""] * (len(resources) + 2 * self.timed), "", "", "", "cannot be met"]
+            return [point.method, point.asked, *[""] * (len(resources) + 2 * self.timed), "", "", "", point.outcome]
         accuracy, original = point.result.accuracy, self.original.accuracy
         known = accuracy is not None and original is not None
         shares = [share_text(point.kept[name], 1.0) if name in point.kept else "-" for name in resources]
@@ -167,16 +174,21 @@ class Curve:
         return [point.method, point.asked, *shares, *numbers, f"{point.result.loss:.4f}", ", ".join(words)]
 
 
+def _gain(one: Point, other: Point) -> float:
+    """In merit; between two that have none there is none."""
+    return 0.0 if one.merit == other.merit else one.merit - other.merit
+
+
 def _beats(one: Point, other: Point) -> bool:
     if one.report is None or other.report is None or one is other:
         return False
     shared = [name for name in one.kept if name in other.kept]
-    gains = [one.merit - other.merit, *(other.kept[name] - one.kept[name] for name in shared)]
+    gains = [_gain(one, other), *(other.kept[name] - one.kept[name] for name in shared)]
     return min(gains) >= 0 and max(gains) > 0
 
 
 def _outruns(one: Point, other: Point) -> bool:
-    gains = one.merit - other.merit, other.timing.ratio - one.timing.ratio
+    gains = _gain(one, other), other.timing.ratio - one.timing.ratio
     return min(gains) >= 0 and max(gains) > 0
 
 

@@ -106,8 +106,9 @@ def load_dataset(
 ) -> DataSplits:
     """Read a data set that lies on this machine.
 
-    Images of another size than `image_shape` are resized (bilinear): plainly where all images of the set share one
-    size, else the shorter side to 256/224 of the network's and then the centre cropped.
+    Images of another size than `image_shape` are resized (bilinear): plainly where the set is known to be of one size,
+    as tensorflow-datasets tells of its own; else, as in an image folder, each to 256/224 of the network's shorter side,
+    and then the centre is cropped.
 
     Args:
         name: 'digits', the path of an image folder root/split/class/*, or a tensorflow-datasets name such as 'cifar10';

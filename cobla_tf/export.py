@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def export_model(
         batch: gives the SavedModel a second endpoint, serve_batch_N, for batches of just this size.
 
     Raises:
-        ConfigError, ExportError: before any work: as `check_exports`.
+        ConfigError, ExportError: before any work: as `check_exports`, and a batch that is none.
         ModelError: likewise, a model that is neither functional nor Sequential.
         DataError: images that are not one array for each input, or do not fit it.
         OutputError: if the folder cannot be written.
@@ -102,6 +103,8 @@ def export_model(
     from cobla_tf.graph import check_model
 
     check_exports(formats)
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1):
+        raise ConfigError(f"batch must be a whole number of images, at least 1, or None, got {batch!r}.")
     check_model(model)
     images = arrange_images(model, images)
     calibration = images if calibration is None else arrange_images(model, calibration)

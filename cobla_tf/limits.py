@@ -16,8 +16,8 @@ def cheapest_within(costs: CostTable, limits: Array) -> Allocation:
     """
     cheapest = costs.cheapest(limits)
     if not costs.fits(cheapest, limits):
-        used = zip(costs.resources, costs.used(cheapest), limits, strict=True)
-        needs = ", ".join(f"{name} {use:,} where {limit:,.0f} is allowed" for name, use, limit in used)
+        used = zip(costs.resources, costs.own_units(costs.used(cheapest)), costs.own_units(limits), strict=True)
+        needs = ", ".join(f"{name} {use:,} where {limit:,} is allowed" for name, use, limit in used)
         raise BudgetError(f"the budgets cannot be met, the cheapest network found needs {needs}; raise them.")
     return cheapest
 

@@ -12,6 +12,7 @@ from cobla_tf.budgets import merge_budgets
 from cobla_tf.cluster import own_config
 from cobla_tf.compression import Compression
 from cobla_tf.config import LAYERS, Config, as_config
+from cobla_tf.errors import ConfigError
 from cobla_tf.plan import make_plan
 from cobla_tf.progress import doing
 from cobla_tf.reading import batches_of
@@ -72,6 +73,8 @@ def compress(
     """
     check_patterns(exclude)
     check_warm(warm)
+    if warm is not None and method != COBLA:
+        raise ConfigError(f"{method_name(method)} begins nowhere: a warm start is for the method {COBLA} alone.")
     config = own_config(as_config(config))
     devices = find_devices(config.strategy)
     devices.check_batch(config.batch_size)
@@ -88,7 +91,7 @@ def compress(
             data = {"dataset": dataset, "validation": validation, "loss": loss}
             plan = make_plan(model, **data, **choice, resources=resources, method=method, config=config)
         if warm is not None:
-            warm.check(plan.sites.layout.size)
+            warm.check(plan.sites.sigmas)
         asked = {"method": method_name(method), **choice, **({"warm": warm.digest.hex()} if warm else {})}
         # what a lost worker raises must not pass for a broken batch
         with batches_of("dataset") if plan.streamed else nullcontext(), watched(devices):

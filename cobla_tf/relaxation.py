@@ -41,17 +41,17 @@ class Relaxation:
     def run(self, masks: Array, whole: Array) -> tuple[Array, Array]:
         """From masks [n] and whole sites [S] to those of least loss.
 
+        Where the first quadratic program or the first loss is unusable, they are the start's, if these are within the
+        limits.
+
         Raises:
-            SolverError: the first quadratic program or the first loss is unusable.
+            SolverError: it is, and they are not.
         """
         for phase in range(1, len(whole) + 2):
             try:
                 masks = self._solve(f"solve {phase}", masks, whole)
             except SolverError as error:
-                if phase == 1:
-                    raise
-                self.log.tell(f"solve {phase}", f"left out: {error}")
-                masks = self.loop.constraints.clip(masks)
+                masks = self._without(phase, masks, whole, error)
                 break
             saturated = self.region.saturated(masks, whole)
             if (saturated == whole).all() or not self.region.leave_room(saturated, self.limits):
@@ -59,6 +59,16 @@ class Relaxation:
             logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
             whole = saturated
         return masks, whole
+
+    def _without(self, phase: int, masks: Array, whole: Array, error: SolverError) -> Array:
+        """The masks to go on with after a phase that came to nothing."""
+        constraints = self.region.constraints(self.limits, whole)
+        masks = constraints.clip(self.start.masks if phase == 1 else masks)
+        if constraints.violated(masks):
+            raise error
+        logging.warning("solve %d is left out: %s", phase, error)
+        self.log.tell(f"solve {phase}", f"left out: {error}")
+        return masks
 
     def _solve(self, phase: str, masks: Array, whole: Array) -> Array:
         loop = self.loop

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from absl import logging
 
 from cobla_tf.allocate import allocate
 from cobla_tf.costs import Allocation, CostTable
@@ -105,7 +106,10 @@ def round_by_model(
     for loss in layout.split(losses / losses.max()):
         kept = np.cumsum(np.sort(loss)[::-1])
         values.append(kept - kept[-1])
-    return _keep_largest(masks, layout.split(losses), layout, allocate(values, costs, limits).allocation)
+    best = allocate(values, costs, limits)
+    if best.gap:
+        logging.warning("rounding: the integer program is solved up to a gap of %.1e of all that can be lost", best.gap)
+    return _keep_largest(masks, layout.split(losses), layout, best.allocation)
 
 
 def _lowered(sums: Array, weights: list[Array], whole: Array, costs: CostTable, limits: Array) -> Allocation:

@@ -113,8 +113,9 @@ def _check(allocation: Allocation, costs: CostTable, limits: Array | None, sourc
             f"{costs.full_ranks.tolist()}."
         )
     if limits is not None and not costs.fits(allocation, limits):
-        raise BudgetError(f"the method by {source} uses {costs.used(allocation)} of {', '.join(costs.resources)}, and "
-                          f"the limits are {limits.astype(int)}.")  # fmt: skip
+        used = costs.own_units(costs.used(allocation))
+        raise BudgetError(f"the method by {source} uses {used} of {', '.join(costs.resources)}, and the limits are "
+                          f"{costs.own_units(limits)}.")  # fmt: skip
 
 
 def _proved(sigmas: list[Array], costs: CostTable, limits: Array) -> tuple[Allocation, str]:

@@ -1,5 +1,6 @@
 """What a solve found, and what another one can begin from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ from cobla_tf.sqp.bfgs import CompactBFGS
 
 Array = np.ndarray
 
+SAME = 1e-3
+"""Relative difference of singular values that another processor or library may make."""
+
 
 @dataclass(frozen=True)
 class WarmStart:
@@ -20,23 +24,31 @@ class WarmStart:
     Attributes:
         masks: float64 [n].
         bfgs: the Hessian's model, of which a copy is used; None where there was nothing to decide.
+        sigmas: singular values of every site, by which the sites are known.
     """
 
     masks: Array
     bfgs: CompactBFGS | None
+    sigmas: tuple[Array, ...]
 
     @property
     def digest(self) -> bytes:
         """What stands for it among those of other budgets."""
-        return digest(self.masks, *([] if self.bfgs is None else [self.bfgs.diagonal, self.bfgs.pairs]))
+        return digest(self.masks, *([] if self.bfgs is None else self.bfgs.arrays))
 
-    def check(self, masks: int) -> None:
-        """Raise ConfigError unless it is of as many masks."""
-        if len(self.masks) != masks:
+    def check(self, sigmas: Sequence[Array]) -> None:
+        """Raise ConfigError unless it is of the sites with these singular values."""
+        alike = len(self.sigmas) == len(sigmas) and all(map(_same, self.sigmas, sigmas))
+        if not alike:
             raise ConfigError(
-                f"expected a warm start with {masks} masks, as the sites of this model in this scheme have, got "
-                f"{len(self.masks)}; take it from a compression of the same model, scheme and layers."
+                f"expected a warm start of the {len(sigmas)} sites of this model in this scheme, got one of "
+                f"{len(self.sigmas)} sites whose singular values are others; take it from a compression of the same "
+                "model, weights, scheme and layers."
             )
+
+
+def _same(own: Array, other: Array) -> bool:
+    return own.shape == other.shape and np.allclose(own, other, rtol=SAME, atol=SAME * float(other[0]))
 
 
 def check_warm(warm: object) -> None:

@@ -13,7 +13,7 @@ from cobla_tf.blas import one_blas_thread
 from cobla_tf.config import SolveConfig
 from cobla_tf.contest import Contest
 from cobla_tf.costs import CostTable
-from cobla_tf.errors import SolverError
+from cobla_tf.errors import DataError, SolverError
 from cobla_tf.examples import Examples
 from cobla_tf.fading import fade
 from cobla_tf.layout import Layout
@@ -97,7 +97,7 @@ class Solver:
         self.target = self._target()
         self.relaxation = self._relaxation()
         relaxed, whole = self.relaxation.run(self._first_masks(), self.start.allocation.whole)
-        warm = WarmStart(relaxed, deepcopy(self.relaxation.loop.bfgs))
+        warm = WarmStart(relaxed, deepcopy(self.relaxation.loop.bfgs), tuple(self.sigmas))
         rounded = self._refine(self._round(relaxed, whole))
         status, records = "; ".join(self.log.status), tuple(self.log.records)
         return Solution(self.start.masks, relaxed, rounded, status, records, warm)
@@ -106,13 +106,21 @@ class Solver:
         if not self.config.stop_at_original:
             return -np.inf
         self.log.values += 1
-        return self.oracle.compared(np.ones(self.layout.size))
+        target = self.oracle.compared(np.ones(self.layout.size))
+        if not np.isfinite(target):
+            raise DataError(
+                "the loss of the original network is not finite on the training images set apart to compare solutions "
+                "on; look for bad ones."
+            )
+        return target
 
     def _relaxation(self) -> Relaxation:
         region = Region(self.costs, self.layout, self._band())
         stops = {"patience": WARM_PATIENCE} if self.warm else {}
         loop = self._loop(self.oracle, region.constraints(self.limits, self.start.allocation.whole), **stops)
-        loop.bfgs = deepcopy(self.warm.bfgs) if self.warm else None
+        if self.warm and self.warm.bfgs is not None:
+            loop.bfgs = deepcopy(self.warm.bfgs)
+            loop.bfgs.memory = self.config.memory
         return Relaxation(loop, region, self.limits, self.log, self.start, self.config.continuation, bool(self.warm))
 
     def _first_masks(self) -> Array:

@@ -98,6 +98,9 @@ def pareto(
 def _curve(sweep: "_Sweep", methods: Sequence[str], asked: Sequence[Budgets]) -> Curve:
     points = tuple(point for method in methods for point in sweep.run(method, asked))
     if all(point.report is None for point in points):
+        failed = [point for point in points if point.outcome == "failed"]
+        if failed:
+            raise SolverError(f"none of the {len(points)} points came to an end; the last one: {failed[-1].failure}")
         raise BudgetError(f"none of the {len(points)} budgets can be met; the last one: {points[-1].failure}")
     return Curve(points)
 
@@ -138,7 +141,8 @@ class _Sweep:
         except (BudgetError, SolverError) as error:
             logging.warning("%s: %s", point.name, error)
             stale = [] if config.output_dir is None else left_from_before(config.output_dir, OF_A_POINT, {})
-            return dataclasses.replace(point, failure="; ".join([str(error), *stale])), warm
+            outcome = "cannot be met" if isinstance(error, BudgetError) else "failed"
+            return dataclasses.replace(point, failure="; ".join([str(error), *stale]), outcome=outcome), warm
         met = dataclasses.replace(point, report=result.report, model=result.model)
         if self.shared.get("scheme") == AUTO:  # other budgets, other schemes: its masks mean other terms
             return met, None
@@ -193,7 +197,7 @@ def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Seque
 
 
 def _write(curve: Curve, folder: Path) -> None:
-    page = f"![Accuracy against cost]({FILES['curve picture']})\n\n{curve.table('github')}\n"
+    page = f"![Accuracy against cost]({FILES['curve picture']})\n\n{curve.text('github')}\n"
     replace_with(folder / FILES["curve"], lambda path: path.write_text(page, encoding="utf-8"))
     replace_with(folder / FILES["curve data"], lambda path: path.write_text(curve.to_csv(), encoding="utf-8"))
     replace_with(folder / FILES["curve picture"], lambda path: save_png(curve_figure(curve), path))

@@ -11,6 +11,9 @@ import numpy as np
 from cobla_tf.errors import ConfigError
 from cobla_tf.texts import share_text, table
 
+WHOLE = 0.1
+"""Seconds from which on milliseconds are told without a fraction."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -30,7 +33,7 @@ class Spread:
 
     def __str__(self) -> str:
         """Milliseconds: median and quartiles."""
-        return f"{1e3 * self.median:.3g} ({1e3 * self.low:.3g} to {1e3 * self.high:.3g})"
+        return f"{_ms(self.median)} ({_ms(self.low)} to {_ms(self.high)})"
 
 
 @dataclass(frozen=True)
@@ -130,13 +133,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _ms(seconds: float) -> str:
+    """Milliseconds to three digits, and never with an exponent."""
+    return f"{1e3 * seconds:.3g}" if seconds < WHOLE else f"{1e3 * seconds:,.0f}"
+
+
 def _shares(timing: Timing) -> tuple[str, str]:
     return f"{100 * timing.ratio:.1f} %", f"{100 * timing.fastest_ratio:.1f} %"
 
 
 def _site_row(site: SiteTiming) -> tuple[str, ...]:
     seconds = site.original, site.compressed
-    times = share_text(site.compressed, site.original), *(f"{1e3 * spent:.3g}" for spent in seconds)
+    times = share_text(site.compressed, site.original), *map(_ms, seconds)
     if site.macs is None:
         return (site.name, "-", *times, "-", "-")
     speeds = (f"{macs / spent / 1e9:.1f}" for macs, spent in zip(site.macs, seconds, strict=True))

@@ -223,3 +223,15 @@ def test_the_command_refuses_what_it_cannot_use(tmp_path, flags, named):
     assert done.stderr.startswith("latency: error: ")
     assert named in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(1.2e-4, "0.12"), (0.0123, "12.3"), (0.9996, "1,000"), (12.5, "12,500")])
+def test_milliseconds_have_no_exponent(seconds, text):
+    assert str(Spread.of([seconds])) == f"{text} ({text} to {text})"
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2.5, "4", True])
+def test_a_batch_that_is_none_is_refused_before_any_work(batch, tmp_path):
+    with pytest.raises(ConfigError, match="batch must be a whole number"):
+        cobla_tf.export_model(small_cnn(), tmp_path / "out", images=np.zeros((4, 10, 10, 2)), batch=batch)
+    assert not (tmp_path / "out").exists()

@@ -175,7 +175,7 @@ def test_mosek_without_a_licence_is_one_sentence(model):
 @pytest.mark.parametrize(
     "bad",
     [{"sample_fraction": 0}, {"sample_fraction": 1.5}, {"iterations": 0}, {"gradient": "x"}, {"start": "x"},
-     {"sample_fraction": "0.5"}, {"growing": "no"}, {"band": 1},
+     {"sample_fraction": "0.5"}, {"growing": "no"}, {"band": 1}, {"band": True, "start": "ones"},
      {"qp_solver": "x"}, {"draws": 0}, {"memory": 0}, {"renew_every": -1}, {"refine_iterations": -1}],
 )  # fmt: skip
 def test_bad_options(bad):

@@ -128,8 +128,21 @@ def test_a_warm_start_is_taken_up(model):
     cold = cobla_tf.compress(model, DATA, macs=0.4, validation=TEST, config=QUICK)
     assert tight.report.iterations[0].loss != cold.report.iterations[0].loss
     assert all(budget.limit is None or budget.reached <= budget.limit for budget in tight.report.budgets)
-    with pytest.raises(ConfigError, match="expected a warm start with"):
+    with pytest.raises(ConfigError, match="expected a warm start of the 2 sites"):
         cobla_tf.compress(model, DATA, macs=0.4, exclude=["conv1"], validation=TEST, config=QUICK, warm=loose.warm)
+    with pytest.raises(ConfigError, match="is for the method cobla alone"):
+        cobla_tf.compress(model, DATA, macs=0.4, method="uniform", config=QUICK, warm=loose.warm)
+    retrained = keras.models.clone_model(model)
+    with pytest.raises(ConfigError, match="singular values are others"):
+        cobla_tf.compress(
+            retrained,
+            DATA,
+            macs=0.4,
+            validation=TEST,
+            config=QUICK,
+            warm=loose.warm,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(model, tmp_path, monkeypatch):
@@ -244,6 +257,9 @@ def test_a_point_is_dominated_where_another_is_nowhere_worse_and_somewhere_bette
     assert curve_of(best, worse, cheaper).dominated() == [False, True, False]
     assert curve_of(best, best).dominated() == [False, False]
     assert curve_of(None, best).dominated() == [False, False]
+    broken = report(None, macs=50, params=50)
+    broken.evaluations["compressed"] = dataclasses.replace(broken.evaluations["compressed"], loss=np.nan)
+    assert curve_of(best, broken).dominated() == curve_of(broken, broken, best).dominated()[1:][::-1] == [False, True]
 
 
 def test_what_is_dominated_in_time_is_hollow_in_the_panel_of_time_alone():

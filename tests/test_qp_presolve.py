@@ -8,6 +8,7 @@ from qp_programs import CHANGES, random_program, scaled_hessian
 
 from cobla_tf.errors import SolverError
 from cobla_tf.qp import KKT_TOLERANCE, QPSolution, infeasible, presolve, solve
+from cobla_tf.qp.problem import QuadraticForm, QuadraticProgram
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -117,3 +118,13 @@ def test_what_cannot_be_met_is_refused_before_any_solver():
         infeasible.require_feasible(replace(program, rows=both, limits=limits))
     with pytest.raises(SolverError, match="finite rows"):
         infeasible.require_feasible(replace(program, rows=program.rows * np.inf))
+
+
+@pytest.mark.parametrize("width", [1e4, 1e7, 1e12])
+def test_a_far_bound_on_the_other_side_does_not_make_a_row_forcing(width):
+    hessian = QuadraticForm(np.full(2, 1e-3), np.zeros((2, 0)), np.zeros(0))
+    program = QuadraticProgram(
+        hessian, np.full(2, -10.0), np.ones((1, 2)), np.array([500.0]), np.zeros(2), np.full(2, width)
+    )
+    solution = solve(program, "structured")
+    np.testing.assert_allclose(solution.step, [250, 250], rtol=1e-6)

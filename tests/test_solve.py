@@ -7,7 +7,7 @@ from networks import images_and_labels, small_cnn
 
 from cobla_tf import contest, solve, start
 from cobla_tf.config import SolveConfig
-from cobla_tf.errors import SolverError
+from cobla_tf.errors import DataError, SolverError
 from cobla_tf.examples import Sample
 from cobla_tf.losses import resolve_loss
 from cobla_tf.objective import Objective
@@ -376,3 +376,18 @@ def test_a_curvature_that_is_not_finite_leaves_the_integer_program_out(network, 
     solution = solver.run()
     check_budgets(network, solver, solution)
     assert "integer program" not in solution.status
+
+
+@pytest.mark.parametrize("share", [0.5, 0.15])
+def test_a_back_end_that_never_answers_leaves_the_heuristic(network, monkeypatch, share):
+    monkeypatch.setattr(solve, "solve_qp", failing(range(1, 999)))
+    solver = solver_of(network, share)
+    solution = solver.run()
+    assert network[0].costs.fits(solution.rounded.allocation, solver.limits)
+    assert "away" in solution.status
+
+
+def test_a_bad_image_among_those_that_judge_is_an_error(network, monkeypatch):
+    monkeypatch.setattr(SampledLoss, "compared", lambda self, x: np.nan)
+    with pytest.raises(DataError, match="set apart to compare"):
+        solver_of(network, 0.4).run()

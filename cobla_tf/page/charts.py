@@ -1,5 +1,6 @@
 """Numbers as the geometry of small charts, in pixels from the upper left; the template makes SVG of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +20,8 @@ INTERVAL_WIDTH, MARGIN = 180, 6
 """Of the bars of accuracies, which have no axis."""
 MOST_LABELS = 7
 """Of a logarithmic axis, about."""
+FAR = 300
+"""Powers of ten between which floating-point numbers lie."""
 ROOM = 0.06
 """Left free above and below all values, as a share of their range."""
 
@@ -64,14 +67,21 @@ class _Axis:
 
     def ticks(self, per_cent: bool) -> list[Tick]:
         """With labels, in per cent where values are shares."""
+        values = self._values()
+        steps = np.diff(values) if len(values) > 1 and not self.log else np.ones(1)
+        most = max(map(abs, values), default=0.0)
+        digits = max(4, math.ceil(math.log10(most / steps.min())) + 1) if most else 4  # tells neighbours apart
         return [
-            Tick(float(self.places(np.array(value))), f"{100 * value:.4g} %" if per_cent else _plain(value))
-            for value in self._values()
+            Tick(
+                float(self.places(np.array(value))),
+                f"{100 * value:.{digits}g} %" if per_cent else _plain(value, digits),
+            )
+            for value in values
         ]
 
     def _values(self) -> list[float]:
         if self.log:
-            low, high = 10**self.low, 10**self.high
+            low, high = 10.0 ** max(self.low, -FAR), 10.0 ** min(self.high, FAR)
             ticks = LogLocator(subs=(1, 2, 5), numticks=12).tick_values(low, high)
             ticks = [tick for tick in ticks if low <= tick <= high]
             return ticks[:: 1 + len(ticks) // MOST_LABELS]
@@ -137,9 +147,11 @@ def interval_bars(evaluations: Mapping[str, Evaluation]) -> dict[str, tuple[floa
     }
 
 
-def _plain(value: float) -> str:
-    """Four digits, down to a millionth without an exponent: labels above one another are then read at a glance."""
-    return np.format_float_positional(value, 4, fractional=False, trim="-") if 1e-6 <= value < 1e4 else f"{value:.4g}"
+def _plain(value: float, digits: int = 4) -> str:
+    """So many digits, down to a millionth without an exponent: labels above one another are then read at a glance."""
+    if 1e-6 <= value < 1e4:
+        return np.format_float_positional(value, digits, fractional=False, trim="-")
+    return f"{value:.{digits}g}"
 
 
 def _whole_ticks(count: int) -> list[int]:

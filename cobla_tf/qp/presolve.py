@@ -60,16 +60,20 @@ class Reduction:
 
 def least_activity(program: QuadraticProgram) -> Array:
     """Smallest value of A d over the bounds, float64 [p]; -infinity where a bound that matters is infinite."""
+    return (program.rows * _corners(program)).sum(axis=1)
+
+
+def _corners(program: QuadraticProgram) -> Array:
+    """Where each row is least, float64 [p, n]; 0 for a variable that it does not hold, whose bound may be infinite."""
     corner = np.where(program.rows > 0, program.lower, program.upper)
-    # An infinite bound of a variable that the row does not hold must not turn into a NaN.
-    return (program.rows * np.where(program.rows == 0, 0.0, corner)).sum(axis=1)
+    return np.where(program.rows == 0, 0.0, corner)
 
 
 def _row_sizes(program: QuadraticProgram) -> Array:
-    """Sum of the sizes of what is added up in a row, to which rounding is relative."""
-    reach = np.maximum(np.abs(program.lower), np.abs(program.upper))
-    reach = np.where(np.isfinite(reach), reach, 0.0)
-    return np.abs(program.rows) @ reach + np.where(np.isfinite(program.limits), np.abs(program.limits), 0.0)
+    """Sum of the sizes of what is added up in a row where it is least, to which rounding is relative."""
+    corners = np.abs(_corners(program))
+    added = np.where(np.isfinite(corners), np.abs(program.rows) * corners, 0.0).sum(axis=1)
+    return added + np.where(np.isfinite(program.limits), np.abs(program.limits), 0.0)
 
 
 def _narrow(program: QuadraticProgram, row: int, tolerance: float) -> tuple[QuadraticProgram, _Forced]:

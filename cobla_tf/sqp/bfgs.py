@@ -34,6 +34,11 @@ class CompactBFGS:
         """Number of pairs (s, y) held."""
         return len(self._steps)
 
+    @property
+    def arrays(self) -> list[Array]:
+        """All that the matrix is made of."""
+        return [self.diagonal, *self._steps, *self._changes]
+
     def clear(self) -> None:
         """Fall back to the diagonal."""
         self._steps.clear()

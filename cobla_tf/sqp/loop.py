@@ -182,14 +182,14 @@ class SQP:
 
     def _advance(self, step: Array, forced: bool) -> float:
         """Move along a step and learn from it; the length, 0 where there is none."""
-        start, before = self.at.x, self.at.gradient
+        start, before, bad = self.at.x, self.at.gradient, self.evaluations.not_finite
         trial = try_step(self.at, step, self.constraints, self.settings.line_search, forced)
         if trial is None:
             return 0.0
         self.at.move(trial.x, trial.loss, trial.gradient, not self.constraints.violated(trial.x))
         if forced:
             self.at.forget()
-        if trial.length < 1.0:
+        if trial.length < 1.0 and self.evaluations.not_finite == bad:  # a loss that is none tells of no curvature
             self.bfgs.stiffen(min(1 / trial.length, STIFFEST))
         self.bfgs.update(trial.x - start, trial.gradient - before)
         return trial.length
