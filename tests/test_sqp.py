@@ -253,6 +253,16 @@ def test_a_gradient_that_is_not_finite_shortens_the_step(bad):
     assert "not finite at" in result.status
 
 
+@pytest.mark.parametrize(("value", "stiffer"), [(np.nan, False), (100.0, True)])
+def test_only_a_finite_loss_that_is_too_high_tells_of_curvature(monkeypatch, value, stiffer):
+    factors = []
+    monkeypatch.setattr(CompactBFGS, "stiffen", lambda self, factor: factors.append(factor))
+    wall = Quadratic(spoil=lambda x, loss: value if x.max() > 0.2 else loss)
+    _, steps = run(wall, box(), np.zeros(20), iterations=3, first_step=1.0)
+    assert steps[0].step < 1
+    assert bool(factors) is stiffer
+
+
 def test_the_way_into_the_budget_is_shortened_where_the_loss_is_not_finite():
     constraints = box()
     ends = Quadratic(spoil=lambda x, loss: np.nan if 0.2 < x.mean() < 0.9 else loss)
