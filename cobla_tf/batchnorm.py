@@ -23,17 +23,27 @@ class BatchNorms:
         open: those whose statistics follow the data in training.
         frozen: those that are not trainable, which in Keras keep their statistics even in training, and so here: who
             freezes a layer wants it as it is.
+        wrapped: those inside a wrapper, which calls them once a frame or step, and from which no average over all of
+            these can be had; they keep theirs as well.
     """
 
     open: tuple[Norm, ...]
     frozen: tuple[Norm, ...]
+    wrapped: tuple[Norm, ...]
 
 
 def batch_norms(model: keras.Model) -> BatchNorms:
     """All BatchNorm layers of a functional or Sequential model, also in nested models, wrappers and blocks."""
-    parts = (part for _, layer in leaf_layers(model) for part in layer._flatten_layers())
-    found = {id(part): part for part in parts if isinstance(part, Norm)}.values()
-    return BatchNorms(*(tuple(norm for norm in found if norm.trainable is kept) for kept in (True, False)))
+    found: dict[int, tuple[Norm, bool]] = {}
+    for _, layer in leaf_layers(model):
+        inside = isinstance(layer, keras.layers.Wrapper | keras.layers.RNN)
+        found |= {id(part): (part, inside) for part in layer._flatten_layers() if isinstance(part, Norm)}
+    loose, wrapped = ([norm for norm, inside in found.values() if inside is kind] for kind in (False, True))
+    return BatchNorms(
+        open=tuple(norm for norm in loose if norm.trainable),
+        frozen=tuple(norm for norm in loose if not norm.trainable),
+        wrapped=tuple(wrapped),
+    )
 
 
 def reestimate(model: keras.Model, sample: Sample, batch_size: int) -> None:

@@ -61,13 +61,14 @@ def _read(content: Any) -> Task:
     cluster, task = content["cluster"], content["task"]
     if any(isinstance(addresses, str) for addresses in cluster.values()):
         raise ValueError("one address without brackets")
-    sizes = {job: len(cluster[job]) for job in JOBS if job in cluster}
-    addresses = [address for job in sizes for address in cluster[job]]
+    listed = {job: list(of.values() if isinstance(of, dict) else of) for job, of in cluster.items()}
+    sizes = {job: len(listed[job]) for job in JOBS if job in listed}
+    addresses = [address for job in sizes for address in listed[job]]
     if len(set(addresses)) < len(addresses) or not all(ADDRESS.fullmatch(address) for address in addresses):
         raise ValueError("addresses that are no host:port, or one twice")
     kind, index = task["type"], task["index"]
-    if isinstance(index, bool) or not isinstance(index, int | str):
-        raise TypeError("an index that is no whole number")
+    if isinstance(index, bool) or float(index) % 1:
+        raise ValueError("an index that is no whole number")
     index = int(index)
     if set(cluster) - set(JOBS) or not 0 <= index < sizes[kind] or sizes.get("chief", 1) != 1:
         raise ValueError("not a cluster of one chief and workers")

@@ -138,6 +138,10 @@ class Compression:
         objective = solver.objective
         with account.clock("solve: the optimiser itself"):
             solution = solver.run()
+        if solver.relaxation.left_out:
+            account.warn(
+                "the optimiser came to nothing, and the ranks are those of the heuristic start: see the status"
+            )
         account.seconds["solve: losses and gradients"] = objective.tally.seconds
         account.seconds["solve: the optimiser itself"] -= objective.tally.seconds
         account.evaluate("heuristic start", lambda: objective.evaluate(solution.start, held_out))
@@ -165,7 +169,7 @@ class Compression:
             sample = self.plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
             reestimate(model, sample, config.batch_size)
             self.devices.share_weights(model.variables)
-        self.account.notes += renormalised(len(norms.open), len(norms.frozen), sample.size)
+        self.account.notes += renormalised(*map(len, (norms.open, norms.frozen, norms.wrapped)), sample.size)
 
     def _fine_tune(self, model: keras.Model, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
         config, account, plan = self.config, self.account, self.plan

@@ -73,6 +73,10 @@ def _is_count(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
+def _is_flag(value: object) -> bool:
+    return type(value).__name__ in ("bool", "bool_")  # NumPy's as well, without an import of it
+
+
 def _require(ok: bool, name: str, expected: str, got: object) -> None:
     if not ok:
         raise ConfigError(f"{name} must be {expected}, got {got!r}.")
@@ -133,7 +137,7 @@ class SolveConfig:
         in_range = fraction is None or (_is_number(fraction) and 0 < fraction <= 1)
         _require(in_range, "sample_fraction", "in (0, 1]", fraction)
         for name in ("growing", "continuation", "stop_at_original", "band"):
-            _require(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
+            _require(_is_flag(getattr(self, name)), name, "True or False", getattr(self, name))
         _require(_is_count(self.iterations, 1), "iterations", "a whole number, at least 1", self.iterations)
         _require(_is_count(self.renew_every, 0), "renew_every", "a whole number, at least 0", self.renew_every)
         _require(_is_count(self.memory, 1), "memory", "a whole number, at least 1", self.memory)
@@ -242,14 +246,15 @@ class Config:
         """Check every field; raises ConfigError."""
         _require(isinstance(self.solve, SolveConfig), "solve", "a SolveConfig", self.solve)
         _require(isinstance(self.fine_tune, FineTuneConfig), "fine_tune", "a FineTuneConfig", self.fine_tune)
-        _require(isinstance(self.benchmark, bool), "benchmark", "True or False", self.benchmark)
+        _require(_is_flag(self.benchmark), "benchmark", "True or False", self.benchmark)
         folder = self.output_dir
         _require(folder is None or isinstance(folder, str | os.PathLike), "output_dir", "a path or None", folder)
         if self.output_dir is not None:
             object.__setattr__(self, "output_dir", Path(self.output_dir))
             name = os.fspath(self.output_dir)
             _require(name.isprintable(), "output_dir", "a path that can be printed", name)
-        names = isinstance(self.exports, list | tuple) and all(isinstance(name, str) for name in self.exports)
+        given = self.exports
+        names = isinstance(given, list | tuple | set | frozenset) and all(isinstance(name, str) for name in given)
         _require(names, "exports", "a list or tuple of names", self.exports)
         size = self.batch_size
         _require(_is_count(size, 1) and size < 2**31, "batch_size", "a whole number, at least 1 and below 2^31", size)
@@ -259,11 +264,11 @@ class Config:
         batch = self.export_batch
         _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
         _require_among("strategy", self.strategy, STRATEGIES)
+        unknown = sorted(set(self.exports) - set(EXPORTS))
+        _require(not unknown, "exports", f"among {', '.join(EXPORTS)}", ", ".join(unknown))
         _require(
             batch is None or "savedmodel" in self.exports or folder is None,
             "export_batch",
             "None where there is no export savedmodel, which has the endpoint",
             batch,
         )
-        unknown = sorted(set(self.exports) - set(EXPORTS))
-        _require(not unknown, "exports", f"among {', '.join(EXPORTS)}", ", ".join(unknown))

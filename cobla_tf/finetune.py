@@ -150,8 +150,9 @@ def training_backup(
     `kind` names it.
     """
     optimizer = make_optimizer(config)
-    excluded = getattr(inner(optimizer), "_exclude_from_weight_decay_pattern", None)
-    settings = _nameless(optimizer.get_config()) | {"class": type(optimizer).__name__, "excluded": str(excluded)}
+    pattern = getattr(inner(optimizer), "_exclude_from_weight_decay_pattern", None)
+    excluded = sorted(pattern.pattern.split("|")) if pattern else []  # Keras joins a set, in any order
+    settings = _nameless(optimizer.get_config()) | {"class": type(optimizer).__name__, "excluded": excluded}
     schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation)
     stop = (config.validation_share, config.patience, [_told(callback) for callback in config.callbacks])
     judged = told_loss(model, loss, examples)

@@ -11,8 +11,8 @@ import numpy as np
 from cobla_tf.elements import cast, each, forward, losses_by_output, output_names, parts_of
 from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
-from cobla_tf.graph import is_graph
-from cobla_tf.loss import Loss, LossSum, check_numbers
+from cobla_tf.graph import is_graph, of_keras
+from cobla_tf.loss import Loss, LossSum, check_numbers, like
 
 Array = np.ndarray
 
@@ -98,8 +98,15 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
 def _is_default(loss: Any) -> bool:
     """A bare name of what is the default: whether it is told logits or probabilities is then left open."""
     name = getattr(loss, "__name__", loss)
+    if not _is_keras(loss):
+        return False
     known = ("categorical_crossentropy", "CategoricalCrossentropy")
     return isinstance(name, str) and name.removeprefix("sparse_").removeprefix("Sparse") in known
+
+
+def _is_keras(loss: Any) -> bool:
+    """Whether it is a bare name, or a function of Keras' own."""
+    return isinstance(loss, str) or (hasattr(loss, "__name__") and of_keras(loss))
 
 
 def _first_value(loss: Loss, labels: Array, outputs: Array) -> float:
@@ -133,12 +140,12 @@ class _Mean(keras.losses.Loss):
 
     def call(self, labels: Any, outputs: Any) -> Any:
         """Of every element."""
-        return self.function(labels, outputs)
+        return self.function(like(labels, outputs), outputs)
 
 
 def _given(loss: Any, output: _Output, kind: str) -> Loss:
     bare, on = getattr(loss, "__name__", loss), ""
-    if isinstance(bare, str) and bare in BINARY and not ((output.values >= 0) & (output.values <= 1)).all():
+    if _is_keras(loss) and bare in BINARY and not ((output.values >= 0) & (output.values <= 1)).all():
         loss, on = BINARY[bare](from_logits=True, dtype=output.precision), " on logits"
     try:
         function = keras.losses.get(loss)

@@ -73,9 +73,10 @@ def untrained(original: Evaluation, classes: int) -> list[str]:
     ]
 
 
-def renormalised(layers: int, frozen: int, images: int) -> list[str]:
+def renormalised(layers: int, frozen: int, wrapped: int, images: int) -> list[str]:
     """Which statistics of BatchNorm were re-estimated, on how many training images, and which were not."""
     kept = f"; {frozen} frozen ones keep theirs" if frozen else ""
+    kept += f"; {wrapped} inside wrappers keep theirs" if wrapped else ""
     return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
 
 

@@ -28,6 +28,7 @@ class Relaxation:
         start: knows the loss of an output that does not depend on the image.
         continuation: whether masks that break the budgets come down to them notch by notch, or else in one step.
         warm: whether the masks are another solve's.
+        left_out: whether nothing could be solved, and the masks are the start's.
     """
 
     loop: SQP
@@ -37,6 +38,7 @@ class Relaxation:
     start: Start
     continuation: bool
     warm: bool
+    left_out: bool = False
 
     def run(self, masks: Array, whole: Array) -> tuple[Array, Array]:
         """From masks [n] and whole sites [S] to those of least loss.
@@ -66,6 +68,7 @@ class Relaxation:
         masks = constraints.clip(self.start.masks if phase == 1 else masks)
         if constraints.violated(masks):
             raise error
+        self.left_out = phase == 1
         logging.warning("solve %d is left out: %s", phase, error)
         self.log.tell(f"solve {phase}", f"left out: {error}")
         return masks

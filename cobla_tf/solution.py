@@ -57,7 +57,7 @@ def check_warm(warm: object) -> None:
     Raises:
         ConfigError: it is something else, a result say.
     """
-    if warm is not None and not isinstance(warm, WarmStart):
+    if warm is not None and not (isinstance(warm, WarmStart) and hasattr(warm, "sigmas")):
         raise ConfigError(
             f"warm must be the attribute warm of a result, as in warm=result.warm, got {type(warm).__name__}."
         )
@@ -73,7 +73,7 @@ class Solution:
         rounded: integer ranks within the budgets, and the scale of what is kept.
         status: one sentence a phase.
         records: one an iteration.
-        warm: for a solve under other budgets; None likewise.
+        warm: for a solve under other budgets; None likewise, and where the optimiser came to nothing.
     """
 
     start: Array | None

@@ -97,7 +97,8 @@ class Solver:
         self.target = self._target()
         self.relaxation = self._relaxation()
         relaxed, whole = self.relaxation.run(self._first_masks(), self.start.allocation.whole)
-        warm = WarmStart(relaxed, deepcopy(self.relaxation.loop.bfgs), tuple(self.sigmas))
+        learnt = WarmStart(relaxed, deepcopy(self.relaxation.loop.bfgs), tuple(self.sigmas))
+        warm = None if self.relaxation.left_out else learnt
         rounded = self._refine(self._round(relaxed, whole))
         status, records = "; ".join(self.log.status), tuple(self.log.records)
         return Solution(self.start.masks, relaxed, rounded, status, records, warm)

@@ -78,7 +78,10 @@ def _ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set a handler
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if callable(handler)}  # what is ignored stays so
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:

@@ -99,11 +99,19 @@ class Comparison:
         return {**dataclasses.asdict(cell), **found}
 
     def _method(self, cell: Cell) -> str | Method:
-        """What the cell names; a published method that asks for losses asks for each once for all budgets."""
+        """What the cell names; a published method that asks for losses asks for each once for all budgets.
+
+        Their time is then counted with the first budget alone.
+        """
         if cell.method == COBLA or not needs_sample(cell.method):
             return cell.method
         key = (cell.method, cell.scheme, cell.seed)
-        return self._asked.setdefault(key, RIVALS[cell.method].remembering())
+        return self._asked.setdefault(key, self._remembering(cell.method))
+
+    @staticmethod
+    def _remembering(method: str) -> Method:
+        once = RIVALS[method].remembering()
+        return dataclasses.replace(once, source=f"{method} ({once.source})")
 
     def _check_methods(self, methods: Sequence[str]) -> None:
         without = [method for method in methods if method in RANK_METHODS and not takes_budgets(method)]

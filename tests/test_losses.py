@@ -194,3 +194,23 @@ def test_class_numbers_are_checked_where_the_graph_leaves_their_number_open():
     assert loss.classes == 3
     with pytest.raises(DataError, match=r"labels in 0\.\.2"):
         loss.check_labels(np.array([0, 3]))
+
+
+def test_a_function_of_ones_own_by_the_name_of_one_of_keras_is_kept():
+    def binary_crossentropy(labels, outputs):
+        return 3 * keras.losses.binary_crossentropy(labels, outputs, from_logits=True)
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    rows, labels = np.random.default_rng(0).normal(size=(40, 4)).astype("float32") * 5, np.arange(40) % 2
+    loss = resolve_loss(binary_crossentropy, model, Sample(rows, labels))
+    expected = 3 * keras.losses.BinaryCrossentropy(from_logits=True)(labels[:, None], model(rows))
+    np.testing.assert_allclose(float(loss.total(labels, model(rows))) / 40, float(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("given", ["hinge", lambda labels, outputs: (labels - outputs) ** 2])
+def test_a_function_sees_labels_and_outputs_of_one_shape_in_training_too(given):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    rows, labels = np.random.default_rng(0).normal(size=(40, 4)).astype("float32"), np.arange(40) % 2
+    loss = resolve_loss(given, model, Sample(rows, labels))
+    one = loss.function(labels.astype("float32"), model(rows))
+    np.testing.assert_allclose(float(one), float(loss.total(labels, model(rows))) / 40, rtol=1e-6)

@@ -313,3 +313,20 @@ def test_the_gradient_of_a_fixed_variable_scales_nothing():
     first, second = (run(oracle, fixed, np.zeros(20), iterations=60)[0] for oracle in (Quadratic(), Pulled()))
     assert first.gradients == second.gradients
     np.testing.assert_allclose(first.x, second.x, atol=1e-9)
+
+
+def test_a_row_that_holds_x_where_it_stands_is_met_whatever_rounding_says():
+    aim = np.array([1.0, 1.0, 1.0, 5.0])
+
+    class Distance(Quadratic):
+        def value(self, x):
+            return float(((x - aim) ** 2).sum())
+
+        def gradient(self, x):
+            return self.value(x), 2 * (x - aim)
+
+    rows, lower = np.array([[1.0, 1.0, 1.0, 0.0]]), np.array([0.1, 0.1, 0.1, -10.0])
+    constraints = Constraints(rows, np.array([0.3]), lower, np.array([1.0, 1.0, 1.0, 10.0]))
+    for start in (lower, np.append(lower[:3], 0.0), np.ones(4)):
+        result, _ = run(Distance(), constraints, start, iterations=30)
+        np.testing.assert_allclose(result.x, [0.1, 0.1, 0.1, 5.0], atol=1e-4)

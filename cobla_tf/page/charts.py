@@ -68,9 +68,9 @@ class _Axis:
     def ticks(self, per_cent: bool) -> list[Tick]:
         """With labels, in per cent where values are shares."""
         values = self._values()
-        steps = np.diff(values) if len(values) > 1 and not self.log else np.ones(1)
-        most = max(map(abs, values), default=0.0)
-        digits = max(4, math.ceil(math.log10(most / steps.min())) + 1) if most else 4  # tells neighbours apart
+        digits = 4
+        if len(values) > 1 and not self.log:  # so many that neighbours can be told apart
+            digits = max(4, math.ceil(math.log10(max(map(abs, values)) / np.diff(values).min())) + 1)
         return [
             Tick(
                 float(self.places(np.array(value))),
