@@ -146,8 +146,8 @@ def _give_state(layer: Any, copy: Any) -> None:
             new.trainable = weight.trainable
     except ValueError as error:
         raise ModelError(
-            f"layer {layer.name!r} ({type(layer).__name__}) has other weights than one made anew from its config: it was "
-            f"changed after it was made, or its class needs a get_config with all that its weights hang on "
+            f"layer {layer.name!r} ({type(layer).__name__}) has other weights than one made anew from its config: it "
+            "was changed after it was made, or its class needs a get_config with all that its weights hang on "
             f"({first_line(error)})."
         ) from error
     for _, new in pairs:
