@@ -130,7 +130,7 @@ def test_where_aimet_fails_all_is_kept(options, wrap, kept):
     assert relative_error(rebuilt(images_for(model)), model(images_for(model))) < TOLERANCE
     while any(isinstance(layer, keras.Model) for layer in rebuilt.layers):
         rebuilt = next(layer for layer in rebuilt.layers if isinstance(layer, keras.Model))
-    pair = [rebuilt.get_layer(f"site_{part}") for part in "gh"]
+    pair = [layer for layer in rebuilt.layers if layer.name.startswith("site")]
     full_rank = sites.found[0].decomposition.full_rank
     assert pair[0].filters == full_rank * pair[0].groups
     assert options == {} or kept(pair)
@@ -150,7 +150,7 @@ def test_what_a_layer_has_beside_its_kernel_goes_to_the_right_factor():
     sites = find_sites(model, "spatial", layers=["separable_conv2d"])
     ones = np.ones(sites.layout.size)
     rebuilt = rebuild(model, sites, ones > 0, ones, np.array([False]))
-    first, second = rebuilt.get_layer("site_g"), rebuilt.get_layer("site_h")
+    first, second = rebuilt.get_layer("site_g"), rebuilt.get_layer("site")
     assert isinstance(first.depthwise_regularizer, keras.regularizers.L2)
     assert (first.pointwise_regularizer, first.activity_regularizer, first.bias) == (None, None, None)
     assert float(second.activity_regularizer.l2) == 0.5
