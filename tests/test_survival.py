@@ -291,12 +291,12 @@ def averaging():
     return {"optimizer": keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "learning_rate": None}
 
 
-def test_what_stops_training_tells_it_from_others_and_names_that_keras_counts_do_not():
+def test_what_stops_training_tells_it_from_others_and_names_that_keras_counts_do_not(tmp_path):
     def place(**options):
         config = FineTuneConfig(4, **options)
         examples, model = as_examples(images_and_labels(50)), small_cnn()
         loss = resolve_loss(None, model, examples.probe())
-        return training_backup(Unfinished(Path("out")), "fine_tuning", model, examples, loss, config, 16, 0)._path
+        return training_backup(Unfinished(tmp_path), "fine_tuning", model, examples, loss, config, 16, 0)._path
 
     def scaled():
         return {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))}
