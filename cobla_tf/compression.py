@@ -138,7 +138,7 @@ class Compression:
         objective = solver.objective
         with account.clock("solve: the optimiser itself"):
             solution = solver.run()
-        if solver.relaxation.left_out:
+        if solution.warm is None:
             account.warn(
                 "the optimiser came to nothing, and the ranks are those of the heuristic start: see the status"
             )

@@ -69,7 +69,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _is_count(value: object, least: int) -> bool:
+def is_count(value: object, least: int) -> bool:
+    """Whether it is a whole number, at least `least`, and no truth value."""
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
@@ -138,13 +139,13 @@ class SolveConfig:
         _require(in_range, "sample_fraction", "in (0, 1]", fraction)
         for name in ("growing", "continuation", "stop_at_original", "band"):
             _require(_is_flag(getattr(self, name)), name, "True or False", getattr(self, name))
-        _require(_is_count(self.iterations, 1), "iterations", "a whole number, at least 1", self.iterations)
-        _require(_is_count(self.renew_every, 0), "renew_every", "a whole number, at least 0", self.renew_every)
-        _require(_is_count(self.memory, 1), "memory", "a whole number, at least 1", self.memory)
-        _require(_is_count(self.rank_multiple, 1), "rank_multiple", "a whole number, at least 1", self.rank_multiple)
-        _require(_is_count(self.draws, 1), "draws", "a whole number, at least 1", self.draws)
+        _require(is_count(self.iterations, 1), "iterations", "a whole number, at least 1", self.iterations)
+        _require(is_count(self.renew_every, 0), "renew_every", "a whole number, at least 0", self.renew_every)
+        _require(is_count(self.memory, 1), "memory", "a whole number, at least 1", self.memory)
+        _require(is_count(self.rank_multiple, 1), "rank_multiple", "a whole number, at least 1", self.rank_multiple)
+        _require(is_count(self.draws, 1), "draws", "a whole number, at least 1", self.draws)
         _require(
-            _is_count(self.refine_iterations, 0),
+            is_count(self.refine_iterations, 0),
             "refine_iterations",
             "a whole number, at least 0",
             self.refine_iterations,
@@ -188,11 +189,11 @@ class FineTuneConfig:
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
         epochs = self.epochs
-        _require(_is_count(epochs, 0) and epochs < 2**31, "epochs", "a whole number, at least 0 and below 2^31", epochs)
+        _require(is_count(epochs, 0) and epochs < 2**31, "epochs", "a whole number, at least 0 and below 2^31", epochs)
         share, kept = self.distillation, self.validation_share
         _require(_is_number(share) and 0 <= share <= 1, "distillation", "in [0, 1]", share)
         _require(_is_number(kept) and 0 <= kept < 1, "validation_share", "in [0, 1)", kept)
-        _require(_is_count(self.patience, 0), "patience", "a whole number, at least 0", self.patience)
+        _require(is_count(self.patience, 0), "patience", "a whole number, at least 0", self.patience)
         if self.patience and not self.validation_share:
             raise ConfigError("to stop early, training images must be set apart: set validation_share, e.g. to 0.1.")
         rate = self.learning_rate
@@ -257,12 +258,12 @@ class Config:
         names = isinstance(given, list | tuple | set | frozenset) and all(isinstance(name, str) for name in given)
         _require(names, "exports", "a list or tuple of names", self.exports)
         size = self.batch_size
-        _require(_is_count(size, 1) and size < 2**31, "batch_size", "a whole number, at least 1 and below 2^31", size)
+        _require(is_count(size, 1) and size < 2**31, "batch_size", "a whole number, at least 1 and below 2^31", size)
         images = self.batch_norm_images
-        _require(_is_count(images, 0), "batch_norm_images", "a whole number, at least 0", images)
-        _require(_is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
+        _require(is_count(images, 0), "batch_norm_images", "a whole number, at least 0", images)
+        _require(is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
         batch = self.export_batch
-        _require(batch is None or _is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
+        _require(batch is None or is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
         _require_among("strategy", self.strategy, STRATEGIES)
         unknown = sorted(set(self.exports) - set(EXPORTS))
         _require(not unknown, "exports", f"among {', '.join(EXPORTS)}", ", ".join(unknown))

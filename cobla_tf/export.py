@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS
+from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS, is_count
 from cobla_tf.errors import ConfigError, ExportError
 from cobla_tf.export_check import check_files
 from cobla_tf.export_comparison import ExportCheck
@@ -103,7 +102,7 @@ def export_model(
     from cobla_tf.graph import check_model
 
     check_exports(formats)
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1):
+    if batch is not None and not is_count(batch, 1):
         raise ConfigError(f"batch must be a whole number of images, at least 1, or None, got {batch!r}.")
     check_model(model)
     images = arrange_images(model, images)

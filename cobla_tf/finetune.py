@@ -17,7 +17,7 @@ from cobla_tf.elements import joined
 from cobla_tf.examples import Examples
 from cobla_tf.feeding import training_batches, validation_batches
 from cobla_tf.loss import Loss, LossSum
-from cobla_tf.optimizers import inner, make_optimizer, scheduled_optimizer
+from cobla_tf.optimizers import make_optimizer, scheduled_optimizer, without_decay
 from cobla_tf.progress import bar, doing
 from cobla_tf.provenance import told_loss, versions
 from cobla_tf.replicated import ReplicatedModel, clip_sums
@@ -150,9 +150,8 @@ def training_backup(
     `kind` names it.
     """
     optimizer = make_optimizer(config)
-    pattern = getattr(inner(optimizer), "_exclude_from_weight_decay_pattern", None)
-    excluded = sorted(pattern.pattern.split("|")) if pattern else []  # Keras joins a set, in any order
-    settings = _nameless(optimizer.get_config()) | {"class": type(optimizer).__name__, "excluded": excluded}
+    further = {"class": type(optimizer).__name__, "excluded": sorted(without_decay(optimizer).split("|"))}
+    settings = _nameless(optimizer.get_config()) | further
     schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation)
     stop = (config.validation_share, config.patience, [_told(callback) for callback in config.callbacks])
     judged = told_loss(model, loss, examples)

@@ -139,16 +139,11 @@ def inputs_like(view: keras.Model, like: list[Any]) -> Any:
             dtype=new.dtype,
             sparse=new.sparse,
             name=old.name,  # keys, where the model takes a dict
-            optional=is_optional(old),
+            optional=getattr(old._keras_history.operation, "optional", False),
         )
         for new, old in zip(like, view.inputs, strict=True)
     ]
     return keras.tree.pack_sequence_as(view.input, inputs)
-
-
-def is_optional(tensor: keras.KerasTensor) -> bool:
-    """Whether a model runs without this input."""
-    return getattr(tensor._keras_history.operation, "optional", False)
 
 
 def symbolic(*structure: Any) -> list[Any]:

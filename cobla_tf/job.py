@@ -52,10 +52,7 @@ class Job:
         from cobla_tf.unfinished import held
 
         if self.config.strategy == MULTI_WORKER:  # what ends one worker before it has joined the others, they wait for
-            import_tensorflow()
-            from cobla_tf.strategy import find_devices
-
-            find_devices(MULTI_WORKER)
+            self._devices()
         with held(self.config.output_dir):
             self._check_names()
             from cobla_tf.resources import read_resources
@@ -95,11 +92,14 @@ class Job:
         check_sweep(self.method, [{"macs": budget, "params": budget} for budget in budgets], ())
         return {"macs": budgets, "params": budgets, "methods": self.method}
 
-    def _run(self, asked: dict[str, Any], checked: dict[str, Any]) -> "Report | Curve":
+    def _devices(self) -> "Devices":
         import_tensorflow()
         from cobla_tf.strategy import find_devices
 
-        devices = find_devices(self.config.strategy)
+        return find_devices(self.config.strategy)
+
+    def _run(self, asked: dict[str, Any], checked: dict[str, Any]) -> "Report | Curve":
+        devices = self._devices()
         devices.check_batch(self.config.batch_size)
         logging.info("devices: %s", ", ".join(_device_names()))
         from cobla_tf.pipeline import compress

@@ -97,11 +97,10 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
 
 def _is_default(loss: Any) -> bool:
     """A bare name of what is the default: whether it is told logits or probabilities is then left open."""
-    name = getattr(loss, "__name__", loss)
     if not _is_keras(loss):
         return False
     known = ("categorical_crossentropy", "CategoricalCrossentropy")
-    return isinstance(name, str) and name.removeprefix("sparse_").removeprefix("Sparse") in known
+    return getattr(loss, "__name__", loss).removeprefix("sparse_").removeprefix("Sparse") in known
 
 
 def _is_keras(loss: Any) -> bool:

@@ -182,10 +182,13 @@ def _read_weights(model: "keras.Model", name: str, path: str) -> None:
 
 def _left_over(model: "keras.Model", path: str) -> list[str]:
     """Which weights Keras left in the file without a word: those of layers that the model does not have."""
+    names = _names_of_weights(path)
+    if not names:
+        return []
     with TemporaryDirectory() as folder:
         own = str(Path(folder) / "own.weights.h5")
         model.save_weights(own)
-        return sorted(_names_of_weights(path) - _names_of_weights(own))
+        return sorted(names - _names_of_weights(own))
 
 
 def _names_of_weights(path: str) -> set[str]:

@@ -47,10 +47,17 @@ def _copied(given: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
         ) from error
     if getattr(inner(given), "_exclude_from_weight_decay", None):
         raise ConfigError("variables cannot be excluded from weight decay by themselves: give var_names.")
-    pattern = getattr(inner(given), "_exclude_from_weight_decay_pattern", None)
-    if pattern is not None:  # which no configuration of Keras holds
-        inner(copy).exclude_from_weight_decay(var_names=[pattern.pattern])
+    if excluded := without_decay(given):
+        inner(copy).exclude_from_weight_decay(var_names=[excluded])
     return copy
+
+
+def without_decay(optimizer: keras.optimizers.Optimizer) -> str:
+    """The pattern of names that weight decay leaves out, which no configuration of Keras holds; empty where there is
+    none. Keras joins several from a set, in any order.
+    """
+    pattern = getattr(inner(optimizer), "_exclude_from_weight_decay_pattern", None)
+    return "" if pattern is None else pattern.pattern
 
 
 def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

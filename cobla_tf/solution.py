@@ -38,8 +38,7 @@ class WarmStart:
 
     def check(self, sigmas: Sequence[Array]) -> None:
         """Raise ConfigError unless it is of the sites with these singular values."""
-        alike = len(self.sigmas) == len(sigmas) and all(map(_same, self.sigmas, sigmas))
-        if not alike:
+        if not (len(self.sigmas) == len(sigmas) and all(map(_same, self.sigmas, sigmas))):
             raise ConfigError(
                 f"expected a warm start of the {len(sigmas)} sites of this model in this scheme, got one of "
                 f"{len(self.sigmas)} sites whose singular values are others; take it from a compression of the same "
