@@ -57,6 +57,7 @@ def make_report(
         skipped=plan.sites.skipped,
         network=plan.sites.network,
         iterations=solution.records,
+        certificates=solution.certificates,
         qp_solver=plan.qp_solver,
         precision=plan.precision,
         status=solution.status,

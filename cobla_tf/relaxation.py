@@ -85,10 +85,18 @@ class Relaxation:
             self._come_down(whole)
             self._enter(phase, whole)
         if self.warm and self.start.oracle.fill():  # so near the optimum, a small sample has no gain to show
-            loop.at.refresh()
+            loop.refresh()
         result = loop.run()
         self.log.tell(phase, result.status)
+        self._certify(phase)
         return result.x
+
+    def _certify(self, phase: str) -> None:
+        try:
+            self.log.certify(phase, self.loop.certificate())
+        except SolverError as error:
+            logging.warning("%s: its masks have no certificate: %s", phase, error)
+            self.log.tell(phase, f"no certificate: {error}")
 
     def _come_down(self, whole: Array) -> None:
         self._enter("continuation", whole)

@@ -7,7 +7,15 @@ from tabulate import tabulate
 
 from cobla_tf.config import AUTO
 from cobla_tf.export_comparison import ExportCheck, checks_table
-from cobla_tf.report_parts import BudgetReport, Evaluation, IterationRecord, LayerCall, SiteReport, SkippedLayer
+from cobla_tf.report_parts import (
+    BudgetReport,
+    CertificateRecord,
+    Evaluation,
+    IterationRecord,
+    LayerCall,
+    SiteReport,
+    SkippedLayer,
+)
 from cobla_tf.texts import amount_text, few, json_text, share_text, short_text, table
 from cobla_tf.timings import Benchmark
 
@@ -15,6 +23,13 @@ COUNTED_TITLES = {"macs": "MACs", "params": "params"}
 """What is counted in the network itself, and how tables spell it."""
 NO_PRICE = 1e-9
 """Multipliers below this are round-off: the budget does not bind."""
+CERTIFICATE = (
+    "KKT residual: how far the relaxed masks are from the optimality conditions of the loss on the sample within the "
+    "budgets, without unit; 0 at an optimum. QP residual: the same for the quadratic program there. Predicted "
+    "decrease: what the model of the loss promises beyond the masks. Price: fall of the loss for a budget wider by 1 % "
+    "of the original cost. What rounding costs is the difference between the stages relaxed and rebuilt or compressed."
+)
+"""Explains `Report.certificate_table`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,7 @@ class Report:
     versions: dict[str, str]
     seconds: dict[str, float]
     notes: tuple[str, ...]
+    certificates: tuple[CertificateRecord, ...] = ()
     fine_tuning: tuple[dict[str, float], ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -111,10 +127,23 @@ class Report:
         how = f"products in {self.precision}, QP solver {self.qp_solver}"
         return f"{len(self.iterations)} SQP iterations{passes}, {how}, {total:.1f} s in all"
 
+    def certificate_table(self, style: str = "simple") -> str:
+        """How near to an optimum every solve ended, and what a wider budget would buy there."""
+        resources = list(dict.fromkeys(name for record in self.certificates for name in record.prices))
+        head = ("solve", "KKT residual", "QP residual", "predicted decrease")
+        rows = []
+        for record in self.certificates:
+            numbers = record.kkt_residual, record.qp_residual, record.predicted_decrease
+            uses = [f"{100 * record.budget_use[name]:.2f} %" for name in resources]
+            prices = [_price_text(record.prices[name]) for name in resources]
+            rows.append((record.phase, *(f"{number:.1e}" for number in numbers), *uses, *prices))
+        head = (*head, *(f"{name} used" for name in resources), *(f"price of 1 % {name}" for name in resources))
+        return table(head, rows, style) if rows else ""
+
     def prices(self) -> str:
-        """One line: what a wider budget would buy, from the last iteration that had one."""
-        last = next((record.prices for record in reversed(self.iterations) if record.prices), {})
-        parts = [f"{name} {f'{price:.1e}' if price > NO_PRICE else 'nothing'}" for name, price in last.items()]
+        """One line: what a wider budget would buy, at the masks of the last solve."""
+        last = self.certificates[-1].prices if self.certificates else {}
+        parts = [f"{name} {_price_text(price)}" for name, price in last.items()]
         ask = "a budget wider by 1 % of the original cost would lower the training loss by about"
         return f"{ask}: {', '.join(parts)}" if parts else ""
 
@@ -155,6 +184,10 @@ class Report:
 def rank_text(site: SiteReport) -> str:
     """'12 of 48', or 'whole'."""
     return "whole" if site.rank is None else f"{site.rank} of {site.full_rank}"
+
+
+def _price_text(price: float) -> str:
+    return f"{price:.1e}" if price > NO_PRICE else "nothing"
 
 
 def left_alone(report: Report) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from cobla_tf.export_comparison import checks_table
 from cobla_tf.files import check_writable, replace_with
 from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, save_png, sites_figure
-from cobla_tf.report import Report, left_alone
+from cobla_tf.report import CERTIFICATE, Report, left_alone
 from cobla_tf.report_parts import IterationRecord
 from cobla_tf.texts import table
 
@@ -52,6 +52,7 @@ def markdown(report: Report) -> str:
         "## Accuracy": _accuracy(report),
         "## Sites": f"![Share of MACs kept at each site]({NAMES['sites']})\n\n{report.site_table(STYLE)}",
         "## Left alone": _left_alone(report),
+        "## Certificate": _certificate(report),
         "## Solver": _solver(report),
         "## Fine-tuning": _fine_tuning(report),
         "## Time": _pairs(("stage", "seconds"), {stage: f"{spent:.1f}" for stage, spent in report.seconds.items()}),
@@ -82,6 +83,10 @@ def _accuracy(report: Report) -> str:
 def _left_alone(report: Report) -> str:
     rows = left_alone(report)
     return table(("layer", "kind", "reason"), rows, STYLE, text_columns=3) if rows else ""
+
+
+def _certificate(report: Report) -> str:
+    return f"{report.certificate_table(STYLE)}\n\n{CERTIFICATE}" if report.certificates else ""
 
 
 def _solver(report: Report) -> str:

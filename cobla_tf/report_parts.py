@@ -61,9 +61,9 @@ class IterationRecord:
     `loss` is that on the sample, `judged` that on training images that no gradient sees (NaN where there are none), and
     `images` counts each image once for every gradient that was taken on it.
 
-    `prices` holds the multipliers of the budget rows: by how much about the loss on the sample would fall if a budget
-    were wider by one per cent of the original cost; empty where no budget was in play. `ranks` holds the sums of the
-    sites' masks; empty where the ranks are fixed, to which `budget_use` belongs then.
+    `prices` holds the multipliers of the budget rows before the step: by how much about the loss on the sample would
+    fall if a budget were wider by one per cent of the original cost; empty where no budget was in play. `ranks` holds
+    the sums of the sites' masks; empty where the ranks are fixed, to which `budget_use` belongs then.
     """
 
     phase: str
@@ -80,6 +80,23 @@ class IterationRecord:
     qp_residual: float
     prices: dict[str, float] = field(default_factory=dict)
     ranks: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class CertificateRecord:
+    """How near the relaxed masks of a solve are to an optimum, without unit but for the decrease and the prices.
+
+    `kkt_residual` is that of the loss at the masks, by its gradient on the sample: 0 at an optimum. `qp_residual` is
+    that of the quadratic program there, `predicted_decrease` what its model of the loss promises beyond the masks, and
+    `prices` are its multipliers, as in `IterationRecord`.
+    """
+
+    phase: str
+    kkt_residual: float
+    qp_residual: float
+    predicted_decrease: float
+    budget_use: dict[str, float]
+    prices: dict[str, float]
 
 
 @dataclass(frozen=True)

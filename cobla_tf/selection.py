@@ -99,7 +99,7 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Jo
         allocation = rival(plan.sites.sigmas, costs, limits, **inputs)
         _check(allocation, costs, limits, rival.source)
     leading = plan.sites.layout.leading(allocation.ranks)
-    return Solution(None, None, Rounded(leading > 0, leading, allocation), status, (), None)
+    return Solution(None, None, Rounded(leading > 0, leading, allocation), status)
 
 
 def _check(allocation: Allocation, costs: CostTable, limits: Array | None, source: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from cobla_tf.digest import digest
 from cobla_tf.errors import ConfigError
-from cobla_tf.report_parts import IterationRecord
+from cobla_tf.report_parts import CertificateRecord, IterationRecord
 from cobla_tf.rounding import Rounded
 from cobla_tf.sqp.bfgs import CompactBFGS
 
@@ -72,6 +72,7 @@ class Solution:
         rounded: integer ranks within the budgets, and the scale of what is kept.
         status: one sentence a phase.
         records: one an iteration.
+        certificates: one for every solve that came to masks.
         warm: for a solve under other budgets; None likewise, and where the optimiser came to nothing.
     """
 
@@ -79,5 +80,6 @@ class Solution:
     relaxed: Array | None
     rounded: Rounded
     status: str
-    records: tuple[IterationRecord, ...]
-    warm: WarmStart | None
+    records: tuple[IterationRecord, ...] = ()
+    certificates: tuple[CertificateRecord, ...] = ()
+    warm: WarmStart | None = None

@@ -100,8 +100,9 @@ class Solver:
         learnt = WarmStart(relaxed, deepcopy(self.relaxation.loop.bfgs), tuple(self.sigmas))
         warm = None if self.relaxation.left_out else learnt
         rounded = self._refine(self._round(relaxed, whole))
-        status, records = "; ".join(self.log.status), tuple(self.log.records)
-        return Solution(self.start.masks, relaxed, rounded, status, records, warm)
+        log = self.log
+        told = "; ".join(log.status), tuple(log.records), tuple(log.certificates)
+        return Solution(self.start.masks, relaxed, rounded, *told, warm)
 
     def _target(self) -> float:
         if not self.config.stop_at_original:
@@ -191,9 +192,9 @@ class Solver:
         loop, cost = self.relaxation.loop, self.costs.used(rounded.allocation)
         learnt = deepcopy(loop.bfgs)
         self.log.enter("fade", lambda _: cost)
-        if self.oracle.fill() and loop.at is not None:
-            loop.at.refresh()
         try:
+            if self.oracle.fill() and loop.at is not None:
+                loop.refresh()
             faded, sentence = fade(loop, masks, rounded, self.layout, self.start.constant_loss)
         except SolverError as error:
             faded, sentence = None, f"left out: {error}"

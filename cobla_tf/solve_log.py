@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cobla_tf.objective import Objective
-from cobla_tf.report_parts import IterationRecord
+from cobla_tf.qp.solution import QPSolution
+from cobla_tf.report_parts import CertificateRecord, IterationRecord
 from cobla_tf.sqp.evaluations import Evaluations
-from cobla_tf.sqp.interface import Iteration
+from cobla_tf.sqp.interface import Certificate, Iteration
 from cobla_tf.start import Start
 
 Array = np.ndarray
@@ -24,7 +25,7 @@ class SolveLog:
         resources, limits: names and limits of the rows, float64 [R].
         on_record: called after every iteration.
         gradients, values: evaluations so far, but for those of the start and of the present loop.
-        records, status: what there was to tell.
+        records, certificates, status: what there was to tell.
         phase: the present one.
     """
 
@@ -36,6 +37,7 @@ class SolveLog:
     gradients: int = 0
     values: int = 0
     records: list[IterationRecord] = field(default_factory=list)
+    certificates: list[CertificateRecord] = field(default_factory=list)
     status: list[str] = field(default_factory=list)
     phase: str = field(default="", init=False)
     _used: Callable[[Array], Array] = field(init=False, repr=False)
@@ -61,7 +63,6 @@ class SolveLog:
 
     def add(self, step: Iteration) -> None:
         """Record an iteration of the present phase."""
-        shares, prices = self._used(step.x) / self.limits, step.qp.row_multipliers / 100
         record = IterationRecord(
             phase=self.phase,
             iteration=step.number,
@@ -69,14 +70,30 @@ class SolveLog:
             judged=step.judged,
             predicted_decrease=step.predicted_decrease,
             step=step.step,
-            budget_use=dict(zip(self.resources, shares.tolist(), strict=True)),
+            budget_use=self._budget_use(step.x),
             seconds=step.seconds,
             gradients=self.gradients + step.gradients,
             values=self.start.values + self.values + step.values,
             images=self.objective.tally.images,
             qp_residual=step.qp.residual,
-            prices={} if self._ranks is None else dict(zip(self.resources, prices.tolist(), strict=True)),
+            prices={} if self._ranks is None else self._prices(step.qp),
             ranks=() if self._ranks is None else tuple(self._ranks(step.x).tolist()),
         )
         self.records.append(record)
         self.on_record(record)
+
+    def certify(self, phase: str, certificate: Certificate) -> None:
+        """Record how near to an optimum the present phase, a solve within the budgets, has ended."""
+        qp = certificate.qp
+        parts = certificate.residual, qp.residual, certificate.predicted_decrease
+        record = CertificateRecord(phase, *parts, self._budget_use(certificate.x), self._prices(qp))
+        self.certificates.append(record)
+
+    def _budget_use(self, x: Array) -> dict[str, float]:
+        return self._by_resource(self._used(x) / self.limits)
+
+    def _prices(self, qp: QPSolution) -> dict[str, float]:
+        return self._by_resource(qp.row_multipliers / 100)
+
+    def _by_resource(self, values: Array) -> dict[str, float]:
+        return dict(zip(self.resources, values.tolist(), strict=True))

@@ -46,6 +46,11 @@ def test_the_compressed_network_is_plain_and_within_its_budgets(model, scheme, b
     for record in result.report.iterations:
         assert record.phase in ("fade", "refine") or set(record.prices) == set(budgets)
         assert all(price >= 0 for price in record.prices.values())
+    assert result.report.certificates
+    for record in result.report.certificates:
+        assert record.qp_residual <= 1e-6
+        assert set(record.prices) == set(record.budget_use) == set(budgets)
+        assert max(record.budget_use.values()) <= 1 + 1e-9
     for site in result.report.sites:
         assert len(site.singular_values) == len(site.masks) == len(site.scales) == site.full_rank
         assert np.count_nonzero(site.scales) == (site.rank or site.full_rank)

@@ -6,9 +6,9 @@ from cobla_tf.sqp.incumbent import Incumbent
 
 def offered(first, *others):
     """An incumbent that saw iterates 0, 1, 2, ... in this order."""
-    incumbent = Incumbent(np.zeros(2), np.array(first, dtype=float))
+    incumbent = Incumbent(np.zeros(2), np.array(first, dtype=float), np.zeros(2))
     for number, losses in enumerate(others, start=1):
-        incumbent.offer(np.full(2, float(number)), np.array(losses, dtype=float))
+        incumbent.offer(np.full(2, float(number)), np.array(losses, dtype=float), np.full(2, number / 10))
     return incumbent
 
 
@@ -22,6 +22,7 @@ def noise(seed, groups=10):
 def test_the_lowest_mean_is_kept():
     incumbent = offered([1, 3], [0, 2], [3, 0], [2, 2])
     np.testing.assert_array_equal(incumbent.x, 1)
+    np.testing.assert_array_equal(incumbent.gradient, 0.1)
     assert incumbent.loss == 1
     np.testing.assert_array_equal(incumbent.losses, [0, 2])
 
@@ -38,8 +39,9 @@ def test_a_loss_that_is_not_finite_loses_and_is_no_progress(bad):
 def test_a_first_loss_that_is_not_finite_gives_way(bad):
     incumbent = offered([bad, 1], [bad, 1], [9, 9])
     np.testing.assert_array_equal(incumbent.x, 2)
+    np.testing.assert_array_equal(incumbent.gradient, 0.2)
     assert incumbent.stale == 0
-    incumbent.offer(np.full(2, 3.0), np.array([8.0, 8.0]))
+    incumbent.offer(np.full(2, 3.0), np.array([8.0, 8.0]), np.zeros(2))
     assert incumbent.loss == 8
     assert incumbent.stale == 0
 
@@ -47,7 +49,7 @@ def test_a_first_loss_that_is_not_finite_gives_way(bad):
 def test_an_exact_loss_has_no_doubt():
     incumbent = offered([1.0], [1.0 - 1e-12])
     assert incumbent.stale == 0
-    incumbent.offer(np.full(2, 2.0), incumbent.losses)
+    incumbent.offer(np.full(2, 2.0), incumbent.losses, np.zeros(2))
     assert incumbent.stale == 1
 
 
@@ -63,10 +65,10 @@ def test_progress_is_a_gain_above_the_standard_error_of_the_differences(gain, st
 @pytest.mark.parametrize("seed", range(4))
 def test_a_slow_steady_gain_is_not_stale_and_noise_is(seed):
     def most(gain):
-        incumbent = Incumbent(np.zeros(2), noise(seed))
+        incumbent = Incumbent(np.zeros(2), noise(seed), np.zeros(2))
         stale = []
         for step in range(1, 40):
-            incumbent.offer(np.full(2, float(step)), noise(100 * seed + step + 100) - gain * step)
+            incumbent.offer(np.full(2, float(step)), noise(100 * seed + step + 100) - gain * step, np.zeros(2))
             stale.append(incumbent.stale)
         return max(stale)
 

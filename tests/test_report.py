@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 
 from cobla_tf.errors import OutputError
+from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, sites_figure
 from cobla_tf.report import Report
 from cobla_tf.report_files import markdown, write_report
-from cobla_tf.report_parts import BudgetReport, Evaluation, IterationRecord, SiteReport, SkippedLayer
+from cobla_tf.report_parts import (
+    BudgetReport,
+    CertificateRecord,
+    Evaluation,
+    IterationRecord,
+    SiteReport,
+    SkippedLayer,
+)
 from cobla_tf.texts import short_text
 
 
@@ -126,17 +134,33 @@ def test_summary_tells_sites_totals_accuracies_and_files():
     assert text.index("conv0") < text.index("1,512,345") < text.index("90.00 %") < text.index("out/compressed.keras")
 
 
-def test_prices_are_of_the_last_iteration_that_had_a_budget():
-    first, last = make_report(count=2).iterations[:1] * 2
-    report = make_report(
-        iterations=(
-            dataclasses.replace(first, prices={"macs": 0.5}),
-            dataclasses.replace(last, prices={"macs": 0.0012}),
-            last,
-        )
-    )
+def make_certificate(number, price):
+    return CertificateRecord(f"solve {number}", 0.03, 2e-9, 4e-4, {"macs": 0.9996}, {"macs": price})
+
+
+def test_the_certificate_stands_in_every_report_and_its_last_prices_in_a_sentence():
+    report = make_report(certificates=(make_certificate(1, 0.5), make_certificate(2, 0.0012)))
+    rows = [line.split() for line in report.certificate_table().splitlines()[2:]]
+    assert rows == [
+        ["solve", "1", "3.0e-02", "2.0e-09", "4.0e-04", "99.96", "%", "5.0e-01"],
+        ["solve", "2", "3.0e-02", "2.0e-09", "4.0e-04", "99.96", "%", "1.2e-03"],
+    ]
     assert "macs 1.2e-03" in report.summary()
-    assert make_report(iterations=(last,)).prices() == ""
+    for text in (markdown(report), html_page(report)):
+        assert "price of 1 % macs" in text
+        assert "optimality conditions" in text
+
+
+def test_a_budget_that_does_not_bind_has_no_price():
+    report = make_report(certificates=(make_certificate(1, 1e-12),))
+    assert "macs nothing" in report.prices()
+    assert report.certificate_table().splitlines()[-1].endswith("nothing")
+
+
+def test_without_a_solve_there_is_no_certificate():
+    report = make_report()
+    assert report.prices() == report.certificate_table() == ""
+    assert "Certificate" not in markdown(report)
 
 
 @pytest.mark.parametrize("accuracy", [None, 0.0])

@@ -391,3 +391,30 @@ def test_a_bad_image_among_those_that_judge_is_an_error(network, monkeypatch):
     monkeypatch.setattr(SampledLoss, "compared", lambda self, x: np.nan)
     with pytest.raises(DataError, match="set apart to compare"):
         solver_of(network, 0.4).run()
+
+
+def test_masks_without_a_certificate_are_masks_still(network, monkeypatch):
+    def failing_certificate(loop):
+        raise SolverError("away")
+
+    plain = solver_of(network, 0.4).run()
+    monkeypatch.setattr(solve.SQP, "certificate", failing_certificate)
+    solution = solver_of(network, 0.4).run()
+    np.testing.assert_array_equal(solution.relaxed, plain.relaxed)
+    assert plain.certificates
+    assert not solution.certificates
+    assert "solve 1: no certificate: away" in solution.status
+
+
+def test_a_warm_start_on_a_sample_without_a_finite_loss_leaves_the_heuristic(network, monkeypatch):
+    def failing_refresh(loop):
+        raise SolverError("not finite")
+
+    warm = solver_of(network, 0.6).run().warm
+    monkeypatch.setattr(solve.SQP, "refresh", failing_refresh)
+    monkeypatch.setattr(SampledLoss, "fill", lambda self: True)
+    solver = solver_of(network, 0.4, warm)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    assert "solve 1: left out: not finite" in solution.status
+    assert solution.warm is None

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from test_sqp import FailsOn, Quadratic, box
@@ -8,6 +10,7 @@ from cobla_tf.sqp.constraints import Constraints
 from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import SQPSettings
 from cobla_tf.sqp.loop import SQP, STIFFEST
+from cobla_tf.sqp.subproblem import Subproblem
 
 
 class Renewed(Quadratic):
@@ -307,3 +310,51 @@ def test_a_curvature_that_cannot_be_used_is_as_good_as_none(measured):
     with_it = loop_of(Renewed(), curvature=lambda x: measured)[0].minimise(np.zeros(20))
     without = loop_of(Renewed())[0].minimise(np.zeros(20))
     np.testing.assert_array_equal(with_it.x, without.x)
+
+
+def test_the_certificate_of_an_optimum_is_its_multipliers_and_no_residual():
+    oracle, constraints = Quadratic(), box()
+    loop, _ = loop_of(oracle, constraints, iterations=80, tolerance=1e-12)
+    result = loop.minimise(np.zeros(20))
+    certificate = loop.certificate()
+    np.testing.assert_array_equal(certificate.x, result.x)
+    assert certificate.residual < 1e-4
+    assert certificate.qp.residual <= 1e-6
+    assert 0 <= certificate.predicted_decrease < 1e-8
+    for row, price in enumerate(certificate.qp.row_multipliers):
+        wider = constraints.limits + 1e-4 * (np.arange(2) == row)
+        loop.move_rows(dataclasses.replace(constraints, limits=wider))
+        assert result.loss - loop.run().loss == pytest.approx(1e-4 * price, abs=1e-6)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_the_certificate_far_from_an_optimum_says_so_and_asks_for_no_loss(iterations):
+    oracle = Quadratic()
+    loop, _ = loop_of(oracle, iterations=iterations)
+    result = loop.minimise(np.zeros(20))
+    certificate = loop.certificate()
+    assert certificate.residual > 1e-3
+    assert certificate.predicted_decrease > 1e-4
+    assert certificate.qp.residual <= 1e-6
+    assert (loop.evaluations.gradients, loop.evaluations.values) == (result.gradients, result.values)
+
+
+def test_the_certificate_is_of_the_best_iterate_and_not_of_the_last():
+    middle = np.full(20, 0.1)
+    loop, steps = loop_of(Quadratic(), judge=lambda x: np.array([1.0, 3.0]) + np.abs(x - middle).sum())
+    result = loop.minimise(np.zeros(20))
+    assert not np.array_equal(result.x, steps[-1].x)
+    certificate = loop.certificate()
+    np.testing.assert_array_equal(certificate.x, result.x)
+    gradient = Quadratic().gradient(result.x)[1]
+    still = Subproblem(result.x, gradient, loop.bfgs, loop.constraints, structured)
+    assert certificate.residual == still.certificate().residual
+
+
+def test_a_sample_on_which_the_loss_is_not_finite_is_an_error():
+    oracle = Quadratic()
+    loop, _ = loop_of(oracle)
+    loop.begin(np.zeros(20))
+    oracle.spoil = lambda x, loss: np.nan
+    with pytest.raises(SolverError, match="not finite on a new sample"):
+        loop.refresh()

@@ -81,6 +81,24 @@ class Iteration:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """What is known of a point's optimality: the KKT conditions of the loss within the constraints, as they stand.
+
+    Attributes:
+        x: the point, float64 [n].
+        residual: worst part of `qp.solution.kkt_residual` for no step at all from the point, with the multipliers of
+            `qp`: 0 where the gradient on the sample, the rows and the bounds meet the KKT conditions of the loss.
+        predicted_decrease: of the quadratic model, the Hessian's model included, at its optimum.
+        qp: the solution of the quadratic program at the point; its row multipliers are the prices of the rows.
+    """
+
+    x: Array
+    residual: float
+    predicted_decrease: float
+    qp: QPSolution
+
+
+@dataclass(frozen=True)
 class SQPResult:
     """Where the loop ended.
 

@@ -15,9 +15,9 @@ from cobla_tf.sqp.bfgs import CompactBFGS
 from cobla_tf.sqp.constraints import Constraints
 from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.first_hessian import first_diagonal
-from cobla_tf.sqp.interface import Iteration, SQPResult, SQPSettings
+from cobla_tf.sqp.interface import Certificate, Iteration, SQPResult, SQPSettings
 from cobla_tf.sqp.position import Position
-from cobla_tf.sqp.subproblem import model_step
+from cobla_tf.sqp.subproblem import Subproblem
 from cobla_tf.sqp.trial import try_step
 
 Array = np.ndarray
@@ -118,6 +118,25 @@ class SQP:
                 return self._result(stop)
         return self._result(f"stopped after the most iterations allowed ({iterations})")
 
+    def refresh(self) -> None:
+        """Take loss and gradient again where the sample has become another.
+
+        Raises:
+            SolverError: they are not finite on it.
+        """
+        if not self.at.refresh():
+            raise SolverError("the loss is not finite on a new sample.")
+
+    def certificate(self) -> Certificate:
+        """Of the point that `run` has returned; it costs a quadratic program, and no evaluation of the loss.
+
+        Raises:
+            SolverError: the program cannot be solved.
+        """
+        best = self.at.incumbent
+        point = self.at if best is None or self.stands_at(best.x) else best
+        return self._subproblem(point.x, point.gradient, self.constraints).certificate()
+
     def use_judge(self, judge: Callable[[Array], Array] | None) -> None:
         """Compare iterates by another judge from here on."""
         self.evaluations.judge = judge
@@ -144,7 +163,7 @@ class SQP:
         """
         began, at = self.clock(), self.at
         try:
-            qp, predicted = self._model_step(constraints)
+            qp, predicted = self._subproblem(at.x, at.gradient, constraints).step()
         except SolverError as error:
             if not self._drop_pairs(error):
                 raise
@@ -163,12 +182,12 @@ class SQP:
         return True
 
     def _iterate(self) -> str:
-        began = self.clock()
+        began, at = self.clock(), self.at
         try:
-            qp, change = self._model_step(self.constraints)
+            qp, change = self._subproblem(at.x, at.gradient, self.constraints).step()
         except SolverError as error:
             return self._unsolved(error)
-        feasible = not self.constraints.violated(self.at.x)
+        feasible = not self.constraints.violated(at.x)
         if feasible and -change <= self.settings.tolerance * self._unit():
             return self._converged(-change)
         length = self._advance(qp.step, forced=not feasible)
@@ -177,8 +196,8 @@ class SQP:
         self._report(-change, length, qp, began)
         return ""
 
-    def _model_step(self, constraints: Constraints) -> tuple[QPSolution, float]:
-        return model_step(self.at, self.bfgs, constraints, self.solve_qp)
+    def _subproblem(self, x: Array, gradient: Array, constraints: Constraints) -> Subproblem:
+        return Subproblem(x, gradient, self.bfgs, constraints, self.solve_qp)
 
     def _advance(self, step: Array, forced: bool) -> float:
         """Move along a step and learn from it; the length, 0 where there is none."""

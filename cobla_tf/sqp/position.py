@@ -48,15 +48,15 @@ class Position:
         losses = self.evaluations.judged(x, loss)
         self.judged = float(losses.mean()) if self.evaluations.judge else math.nan
         if self.incumbent is None:
-            self.incumbent = Incumbent(x, losses)
+            self.incumbent = Incumbent(x, losses, gradient)
         else:
-            self.incumbent.offer(x, losses)
+            self.incumbent.offer(x, losses, gradient)
 
     def forget(self) -> None:
         """Losses on another sample, or at an infeasible point, are no measure for the next ones."""
         self.recent = [self.loss]
         if self.evaluations.judge is None and self.incumbent is not None:
-            self.incumbent = Incumbent(self.x, np.array([self.loss]))
+            self.incumbent = Incumbent(self.x, np.array([self.loss]), self.gradient)
 
     def refresh(self) -> bool:
         """Take loss and gradient again, on a new sample; False where they are not finite."""
@@ -71,7 +71,8 @@ class Position:
 
     def stand(self, feasible: bool) -> None:
         """What was best before is no longer comparable: x is the best where it is within the rows."""
-        self.incumbent = Incumbent(self.x, self.evaluations.judged(self.x, self.loss)) if feasible else None
+        losses = self.evaluations.judged(self.x, self.loss) if feasible else None
+        self.incumbent = Incumbent(self.x, losses, self.gradient) if feasible else None
 
     @property
     def overfitted(self) -> bool:
