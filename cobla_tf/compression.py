@@ -28,6 +28,7 @@ from cobla_tf.notes import (
     renormalised,
     untied,
     untrained,
+    without_training,
     worse_for_training,
 )
 from cobla_tf.output import BEFORE_FINE_TUNING, write_output
@@ -96,6 +97,7 @@ class Compression:
             *of_one_output(self.model, plan.loss),
             *lost_attributes(plan.sites),
             *own_training(self.model),
+            *without_training(self.config.fine_tune),
         ]
         _log_budgets(plan)
         self._judge_original()

@@ -1,5 +1,6 @@
 """What the reader of a report should know beside its figures, as sentences."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import keras
 
 from cobla_tf.calls import shared_by_reference
+from cobla_tf.config import FineTuneConfig
 from cobla_tf.elements import output_names
 from cobla_tf.graph import of_keras
 from cobla_tf.layers import OF_THE_KERNEL
@@ -78,6 +80,16 @@ def renormalised(layers: int, frozen: int, wrapped: int, images: int) -> list[st
     kept = f"; {frozen} frozen ones keep theirs" if frozen else ""
     kept += f"; {wrapped} inside wrappers keep theirs" if wrapped else ""
     return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
+
+
+def without_training(config: FineTuneConfig) -> list[str]:
+    """What was asked of fine-tuning where there is none."""
+    plain = FineTuneConfig()
+    names = (field.name for field in dataclasses.fields(config))
+    asked = [name for name in names if getattr(config, name) != getattr(plain, name)]
+    if config.epochs or not asked:
+        return []
+    return [f"there was no fine-tuning (epochs 0), and {', '.join(asked)} had nothing to do"]
 
 
 def chosen_epoch(history: Sequence[dict[str, float]], best: int) -> list[str]:

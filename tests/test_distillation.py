@@ -13,7 +13,7 @@ from cobla_tf.examples import Sample, Stream
 from cobla_tf.finetune import train
 from cobla_tf.loss import Loss
 from cobla_tf.losses import resolve_loss
-from cobla_tf.notes import chosen_epoch, worse_for_training
+from cobla_tf.notes import chosen_epoch, without_training, worse_for_training
 from cobla_tf.report_parts import Evaluation
 
 IMAGES, LABELS = images_and_labels(50)
@@ -211,3 +211,17 @@ def test_streamed_images_are_not_set_apart(monkeypatch):
     config = Config(solve=QUICK, fine_tune=FineTuneConfig(epochs=1, validation_share=0.1))
     with pytest.raises(DataError, match="leave it at 0"):
         cobla_tf.compress(small_cnn(), data, macs=0.5, validation=(IMAGES, LABELS), config=config)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({}, None),
+        ({"epochs": 2, "learning_rate": 1e-3}, None),
+        ({"learning_rate": 1e-3, "distillation": 0.5}, "learning_rate, distillation"),
+        ({"optimizer": keras.optimizers.SGD()}, "optimizer"),
+    ],
+)
+def test_options_of_a_training_that_is_none_are_named(options, named):
+    notes = without_training(FineTuneConfig(**options))
+    assert notes == ([f"there was no fine-tuning (epochs 0), and {named} had nothing to do"] if named else [])
