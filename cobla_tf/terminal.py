@@ -33,14 +33,28 @@ def run_with_flags(
         argv: the command line, the program's own name first.
         stopped: what became of the work, said on SIGINT and SIGTERM.
     """
+    argv = ["--help" if argument in ("-h", "--h") else argument for argument in argv]
+    try:
+        _run(name, lambda: app.run(main, argv=resolve_flagfiles(argv), flags_parser=_parse), stopped)
+    except SystemExit:
+        if HELP & given(argv):  # absl takes a wish for help for a failure
+            sys.exit(0)
+        raise
+
+
+def run_with_arguments(name: str, main: Callable[[], int | None], stopped: str) -> NoReturn:
+    """The same for a `main` that reads the command line itself."""
+    _run(name, lambda: sys.exit(main()), stopped)
+
+
+def _run(name: str, call: Callable[[], NoReturn], stopped: str) -> NoReturn:
     if sys.stderr is None:  # closed by who started the program
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         os.dup2(sys.stderr.fileno(), 2)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        argv = ["--help" if argument in ("-h", "--h") else argument for argument in argv]
-        app.run(main, argv=resolve_flagfiles(argv), flags_parser=_parse)
+        call()
     except (CoblaError, OSError) as error:
         sys.exit(bad_input(name, error))
     except Exception as error:
@@ -50,10 +64,6 @@ def run_with_flags(
     except KeyboardInterrupt as stop:
         print(f"{name}: stopped; {stopped}", file=sys.stderr)
         sys.exit(128 + (stop.args or (signal.SIGINT,))[0])
-    except SystemExit:
-        if HELP & given(argv):  # absl takes a wish for help for a failure
-            sys.exit(0)
-        raise
 
 
 def bad_input(name: str, error: CoblaError | OSError) -> int:

@@ -173,7 +173,7 @@ def check_cells(cells: Sequence[Any]) -> None:
 
 
 def work_through(cells: Sequence[Any], results: ResultFile, result: Callable[[Any], Record]) -> list[Record]:
-    """Compute and file the results of cells that have none yet; returns those of all of them.
+    """Compute and file the results of cells that have none yet; returns those of all of them, in their order.
 
     Args:
         cells: dataclass instances whose fields are the keys of `results`; at least one.
@@ -184,5 +184,6 @@ def work_through(cells: Sequence[Any], results: ResultFile, result: Callable[[An
         if not results.has(dataclasses.asdict(cell)):
             logging.info("cell %d of %d: %s", number, len(cells), cell)
             results.add(result(cell))
-    wanted = [dataclasses.asdict(cell) for cell in cells]
-    return [record for record in results.records() if {key: record[key] for key in wanted[0]} in wanted]
+    names = [field.name for field in dataclasses.fields(cells[0])]
+    found = {tuple(record[name] for name in names): record for record in results.records()}
+    return [found[dataclasses.astuple(cell)] for cell in cells]

@@ -98,7 +98,7 @@ class Chart:
         return table(["method", *[f"{scheme} {eta:g}" for scheme, eta in places], "paper"], rows, style)
 
     def verdicts(self) -> list[str]:
-        """Whether COBLA is ahead of the best rival by more than the spread of both, and near the exact gradient."""
+        """Whether COBLA is ahead of every rival by more than the spread of both, and near the exact gradient."""
         return [line for scheme in self.schemes for eta in self.etas for line in self._verdicts(scheme, eta)]
 
     def figure(self, title_text: str, *beside: "Chart") -> Figure:
@@ -128,11 +128,14 @@ class Chart:
         where, lines = f"{scheme}, {eta:g}: COBLA {own}", []
         rivals = {series: bar for series, bar in bars.items() if series[0] not in (COBLA, EXACT)}
         if rivals:
-            best = max(rivals, key=lambda series: rivals[series].mean)
-            lead, spread = own.mean - rivals[best].mean, own.spread + rivals[best].spread
-            word = "ahead" if lead > spread else "NOT ahead"
-            other = f"{title(best)} {rivals[best]}"
-            lines.append(f"{where}, {word} of the best other method, {other}, by more than the spread ({lead:+.2f})")
+            leads = {series: own.mean - bar.mean - own.spread - bar.spread for series, bar in rivals.items()}
+            near = min(leads, key=leads.__getitem__)
+            word = "ahead" if leads[near] > 0 else "NOT ahead"
+            by = "by more than the spread" if len(own.values) > 1 else "with one seed, so that no spread is known"
+            lead = own.mean - rivals[near].mean
+            lines.append(
+                f"{where}, {word} of every other method {by}; nearest {title(near)} {rivals[near]} ({lead:+.2f})"
+            )
         for series, bar in bars.items():
             if series[0] == EXACT:
                 gap = own.mean - bar.mean

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+from filelock import FileLock
 
 from cobla_tf.errors import ConfigError, OutputError, first_line
 from cobla_tf.files import check_writable, replace_with
@@ -17,6 +18,8 @@ Record = dict[str, Any]
 
 class ResultFile:
     """NAME.jsonl, to which every result is appended, and NAME.csv, the same for spreadsheets.
+
+    Several processes may work on one file, each at cells of its own; a lock is taken around every change.
 
     The first line of the JSON lines is the configuration, that of the CSV a comment with it. What the CSV leaves out
     are the fields that are lists or mappings.
@@ -39,10 +42,10 @@ class ResultFile:
         self._path = folder / f"{name}.jsonl"
         self._configuration = json.loads(json.dumps(configuration))
         self._keys = keys
-        if not self._path.exists():
-            self._append({"configuration": self._configuration})
+        self._lock = FileLock(folder / f".{name}.lock")
         try:
-            self._repair()
+            with self._lock:
+                self._begin()
             self._check(self._read()[0])
         except (OSError, UnicodeError) as error:
             raise ConfigError(
@@ -50,8 +53,14 @@ class ResultFile:
             ) from error
 
     def records(self) -> list[Record]:
-        """All results so far, those of other processes included, in the order in which they came."""
-        return self._read()[1:]
+        """All results so far, those of other processes included, in the order in which they came.
+
+        Of several with the same keys the first.
+        """
+        found: dict[tuple, Record] = {}
+        for record in self._read()[1:]:
+            found.setdefault(self._key(record), record)
+        return list(found.values())
 
     def has(self, record: Mapping[str, Any]) -> bool:
         """Whether there is a result with these keys."""
@@ -59,15 +68,24 @@ class ResultFile:
 
     def add(self, record: Record) -> None:
         """Append a result to both files."""
-        self._append(record)
-        replace_with(self.csv_path, self._write_csv)
+        with self._lock:
+            self._repair()
+            self._append(record)
+            replace_with(self.csv_path, self._write_csv)
 
     def _key(self, record: Mapping[str, Any]) -> tuple:
         return tuple(record[key] for key in self._keys)
 
+    def _begin(self) -> None:
+        """Write the head, unless there is one."""
+        if self._path.exists():
+            self._repair()
+        if not self._path.exists() or not self._path.stat().st_size:
+            self._append({"configuration": self._configuration})
+
     def _append(self, record: Record) -> None:
         line = json.dumps(record, allow_nan=False) + "\n"
-        with self._path.open("a", encoding="utf-8") as file:  # one write of one line: several processes may append
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """COBLA under the costs of ranks that come from elsewhere: a method that sets its own cost, or a list of ranks."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -62,10 +63,13 @@ class SameCosts:
         """Each baseline, and below it COBLA under each share of its costs.
 
         Raises:
-            ConfigError: a scheme that there is not, ranks that do not fit the network, nothing to do.
+            ConfigError: a scheme that there is not, a share that is none, ranks that do not fit the network, or
+                nothing to do.
             BudgetError: a share of the costs that is below the smallest reachable.
         """
         check_names("scheme", self.schemes, SCHEMES)
+        if wrong := [share for share in shares if not 0 < share < math.inf]:
+            raise ConfigError(f"--shares must be positive numbers, as in 1.0,0.7, got {wrong[0]:g}.")
         rows = []
         for scheme, name in product(self.schemes, self.baselines):
             methods = [(name, 1.0), *((COBLA, share) for share in shares)]

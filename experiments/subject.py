@@ -19,6 +19,8 @@ from cobla_tf.config import Config, FineTuneConfig, SolveConfig
 from cobla_tf.datasets import DataSplits
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample, Stream
+from cobla_tf.losses import resolve_loss
+from cobla_tf.provenance import told_loss
 from cobla_tf.reading import as_examples
 from cobla_tf.report_parts import SiteReport
 from cobla_tf.result import Result
@@ -73,6 +75,12 @@ class Subject:
         return as_examples(self.data.test, "test images")
 
     @cached_property
+    def _loss(self) -> str:
+        """What tells networks of the same weights apart, training images of streams too: the loss on a few of them."""
+        probe = self.train.probe()
+        return told_loss(self.model, resolve_loss(None, self.model, probe), self.train)
+
+    @cached_property
     def original_top(self) -> float:
         """The second accuracy of the original."""
         return self._top_accuracy(self.model)
@@ -89,6 +97,7 @@ class Subject:
             "weights": _digest(self.model.get_weights()),
             "data": self.data.description,
             "pixels": _digest(self._pixels()),
+            "loss": self._loss,
             "exclude": list(self.exclude),
             "solve": dataclasses.asdict(self.solve),
             "batch_size": self.batch_size,

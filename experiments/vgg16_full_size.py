@@ -4,15 +4,17 @@ python -m cobla_tf.experiments.vgg16_full_size prints where the time went, and t
 training the network in batches of the same size, which a process of its own does for two steps before.
 """
 
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from cobla_tf.experiments.memory import peak_bytes
 
 import cobla_tf
 from cobla_tf.models import load_model
+from cobla_tf.terminal import run_with_flags
 
 IMAGES = 64
 
@@ -63,4 +65,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.INFO)
-    app.run(main)
+    run_with_flags("vgg16_full_size", main, sys.argv, stopped="nothing is kept")

@@ -157,6 +157,16 @@ def test_outputs_of_other_weights_are_not_reproduced(tmp_path, squeeze, monkeypa
     assert not (tmp_path / "s.keras").exists()
 
 
+@pytest.mark.parametrize(
+    ("size", "sentence"), [(8, "Images of 8 x 8 are too small"), (20, "No known padding and pooling")]
+)
+def test_vectors_too_small_for_the_network_are_one_sentence(tmp_path, squeeze, size, sentence):
+    small = Check(np.zeros((1, size, size, 3), np.float32), np.zeros((1, 1000), np.float32))
+    source = write_npy(tmp_path / "arrays", published(squeeze[0], GLUON.names("v1.1"), OUT_IN_H_W))
+    with pytest.raises(ModelError, match=sentence):
+        convert("squeezenet_v1.1", source, tmp_path / "s.keras", check=small)
+
+
 def test_the_other_version_and_arrays_of_no_form(tmp_path, squeeze):
     model, _ = squeeze
     source = write_npy(tmp_path / "arrays", published(model, CAFFE2.names("v1.1"), OUT_IN_H_W))

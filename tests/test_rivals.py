@@ -211,7 +211,7 @@ def test_greedy_accuracy_takes_aimets_ratio_for_a_score(score, ratio):
     assert max(1, np.searchsorted(levels, score, side="left")) == (10 if ratio is None else round(10 * ratio))
 
 
-def test_a_candidate_below_one_that_is_too_bad_is_not_taken():
+def test_of_ours_a_candidate_below_one_that_is_too_bad_is_not_taken():
     levels = threshold_levels(np.array([1, 2, 3]), np.array([0.1, 5.0, 0.2]), 4)
     np.testing.assert_array_equal(levels, [-np.inf, -5.0, -5.0, -0.2])
 

@@ -85,7 +85,11 @@ def convert_squeezenet(version: str, folder: Path, check: Check | None) -> tuple
     arrays = read_npy_folder(folder)
     release = _recognise(version, arrays)
     geometry = replace(release.geometry, size=check.images.shape[1]) if check else release.geometry
-    model = squeezenet(version, geometry)
+    model = _built(version, geometry)
+    if model is None:
+        raise ModelError(
+            f"Images of {geometry.size} x {geometry.size} are too small for squeezenet_{version}; give larger."
+        )
     fill(model, arrays, release.names(version), release.axes)
     if check:
         model, geometry = _fitting(version, model, geometry, check)
@@ -110,7 +114,9 @@ def _fitting(version: str, model: "keras.Model", geometry: Geometry, check: Chec
     """The first geometry that reproduces the given outputs, the release's own before all others."""
     deviations = {}
     for candidate in _candidates(geometry):
-        network = model if candidate == geometry else squeezenet(version, candidate)
+        network = model if candidate == geometry else _built(version, candidate)
+        if network is None:
+            continue
         network.set_weights(model.get_weights())
         deviations[candidate] = check.deviation(network)
         if deviations[candidate] <= check.tolerance:
@@ -121,6 +127,14 @@ def _fitting(version: str, model: "keras.Model", geometry: Geometry, check: Chec
         f"No known padding and pooling reproduces the given outputs; nearest is {nearest}, with a deviation of "
         f"{deviations[nearest]:.2g} where {check.tolerance:g} is allowed: check that the vectors are of this release."
     )
+
+
+def _built(version: str, geometry: Geometry) -> "keras.Model | None":
+    """The network; None where its images are too small for it."""
+    try:
+        return squeezenet(version, geometry)
+    except ValueError:  # of Keras, where nothing is left of an image
+        return None
 
 
 def _candidates(own: Geometry) -> Iterator[Geometry]:

@@ -6,8 +6,9 @@ to each of the ratios 0.1, 0.2, ..., 0.9 of its cost, and the network is evaluat
 takes the smallest ratio down to which its score never fell below it, or stays whole; the threshold is searched for.
 
 Of ours: a score is a loss, so less is better; with several budgets a ratio holds in every one of them; rank 1 closes
-the list, so that every budget that can be met is met; and since only thresholds equal to a loss make a difference,
-all of these are looked at, and the least that fits is taken.
+the list, so that every budget that can be met is met; since only thresholds equal to a loss make a difference, all of
+these are looked at, and the least that fits is taken; and the smallest ratio gets no hearing of its own, which AIMET
+takes at once where its score alone is good enough, whatever the scores between.
 """
 
 from collections.abc import Callable

@@ -7,6 +7,7 @@ The kernels' way from masks and back is gone once an evaluation: the more batche
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,10 +16,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from tabulate import tabulate
 
 from cobla_tf.config import SCHEMES
+from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Sample
 from cobla_tf.loss import Loss
 from cobla_tf.losses import resolve_loss
@@ -27,6 +29,7 @@ from cobla_tf.objective import Objective
 from cobla_tf.precision import resolve_precision
 from cobla_tf.sites import Sites, find_sites
 from cobla_tf.surgery import mask_model
+from cobla_tf.terminal import run_with_flags
 
 MOST = 1.05
 """Ours over the original's, both for the loss and for the gradient."""
@@ -141,6 +144,8 @@ def main(argv: list[str]) -> int:
     del argv
     networks, repetitions = (["digits_cnn"], 2) if _SMOKE.value else (_NETWORKS.value, _REPETITIONS.value)
     batches = 2 if _SMOKE.value else _BATCHES.value
+    if unknown := set(networks) - set(NETWORKS):
+        raise ConfigError(f"--networks must be among {', '.join(NETWORKS)}, got {', '.join(sorted(unknown))}.")
     precisions = list(dict.fromkeys(resolve_precision(name) for name in _PRECISIONS.value))
     costs = []
     for network in networks:
@@ -156,4 +161,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_with_flags("gradients", main, sys.argv, stopped="nothing is kept")

@@ -13,7 +13,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+
+from cobla_tf.terminal import run_with_flags
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How often to kill.", 1)
 _FLAGS = flags.DEFINE_string("flags", "", "Flags of the run, separated by blanks; the digits if unset.")
@@ -83,4 +85,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_with_flags("kills", main, sys.argv, stopped="nothing is kept")

@@ -18,6 +18,7 @@ from cobla_tf.config import SCHEMES
 from cobla_tf.errors import BudgetError
 from cobla_tf.layer_times import compare_sites, measure_latency, time_models
 from cobla_tf.models import ZOO, load_model
+from cobla_tf.terminal import run_with_arguments
 from cobla_tf.texts import table
 from cobla_tf.timings import Benchmark
 
@@ -92,4 +93,4 @@ def _cases(
 
 
 if __name__ == "__main__":
-    main()
+    run_with_arguments("latency", main, stopped="nothing is kept")

@@ -6,7 +6,6 @@ rebuilt it; --model, --dataset and --data_dir take others. The grid is compared 
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from cobla_tf.models import load_model
 from cobla_tf.objective import evaluate
 from cobla_tf.precision import products_in, resolve_precision
 from cobla_tf.reading import as_examples
+from cobla_tf.terminal import run_with_arguments
 from cobla_tf.yellowfin import YellowFin
 
 RATES = [0.001, 0.003, 0.01, 0.03, 0.1]
@@ -128,4 +128,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_with_arguments("optimizers", main, stopped="nothing is kept")

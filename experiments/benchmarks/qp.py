@@ -5,17 +5,19 @@ evenly over them, with Clarabel right after; it prints what was reached and exit
 """
 
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from cobla_tf.experiments.benchmarks.qp_problems import FAMILIES, random_program
 from tabulate import tabulate
 
 from cobla_tf.errors import SolverError
 from cobla_tf.qp import KKT_TOLERANCE, QuadraticProgram, solve
+from cobla_tf.terminal import run_with_flags
 
 RATIO = 20.0
 """Clarabel's time over the structured solver's, the least median."""
@@ -125,4 +127,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_with_flags("qp", main, sys.argv, stopped="nothing is kept")

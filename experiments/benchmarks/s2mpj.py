@@ -8,18 +8,20 @@ outcome, with exact losses and with noisy ones.
 
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from cobla_tf.experiments.benchmarks import general_solvers
 from cobla_tf.experiments.benchmarks.s2mpj_problems import LinearProblem, Meter, load, select
 from tabulate import tabulate
 
 from cobla_tf.sqp.line_search import LineSearchSettings
+from cobla_tf.terminal import run_with_flags
 
 SOLVERS: dict[str, general_solvers.Solver] = {
     "sqp": general_solvers.sqp(LineSearchSettings().history),
@@ -166,4 +168,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.ERROR)  # a fallback of the QP solver shows in the seconds
-    app.run(main)
+    run_with_flags("s2mpj", main, sys.argv, stopped="nothing is kept")

@@ -12,7 +12,7 @@ from itertools import product
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 from cobla_tf.experiments.benchmarks.pretraining import pretrain
 from cobla_tf.experiments.subject import Subject
 from tabulate import tabulate
@@ -21,6 +21,7 @@ from cobla_tf.config import SCHEMES, Config
 from cobla_tf.datasets import DataSplits, load_dataset
 from cobla_tf.models import load_model
 from cobla_tf.reading import as_examples
+from cobla_tf.terminal import run_with_flags
 
 MOST_LOST = 1.0
 HEADS = ("parameters", "scheme", "budget", "original", "POS-CVX", "relaxed", "compressed", "met")
@@ -97,4 +98,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    run_with_flags("sizes", main, sys.argv, stopped="nothing is kept")

@@ -12,13 +12,13 @@ with 1 where a method reaches a held-out loss as low as ours (a smoke run is too
 import sys
 from dataclasses import replace
 
-from absl import app, flags, logging
+from absl import flags, logging
 from cobla_tf.experiments.benchmarks.solver_outcomes import Outcome, compare, table, verdict, write
 from cobla_tf.experiments.benchmarks.solver_problems import Settings, load_problems
 
 from cobla_tf.budgets import parse_budget
 from cobla_tf.config import PRECISIONS, SCHEMES
-from cobla_tf.errors import CoblaError
+from cobla_tf.terminal import run_with_flags
 
 SMOKE = {
     "model": "digits_cnn",
@@ -68,20 +68,16 @@ def run(settings: Settings, output: str | None) -> bool:
 
 
 def main(chosen: dict[str, flags.FlagHolder]) -> int:
-    """What the flags say; 1 where a criterion is missed, 2 after bad input."""
+    """What the flags say; 1 where a criterion is missed."""
     values = {name: holder.value for name, holder in chosen.items()}
     output, smoke = values.pop("output"), values.pop("smoke")
-    try:
-        budgets = tuple(parse_budget("--budgets", text) for text in values["budgets"])
-        settings = Settings(**{**values, "budgets": budgets, "exclude": tuple(values["exclude"])})
-        met = run(replace(settings, **SMOKE) if smoke else settings, output)
-    except CoblaError as error:
-        print(f"solvers: error: {error}", file=sys.stderr)
-        return 2
+    budgets = tuple(parse_budget("--budgets", text) for text in values["budgets"])
+    settings = Settings(**{**values, "budgets": budgets, "exclude": tuple(values["exclude"])})
+    met = run(replace(settings, **SMOKE) if smoke else settings, output)
     return int(not met and not smoke)
 
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.INFO)
     holders = define_flags()
-    app.run(lambda argv: main(holders))
+    run_with_flags("solvers", lambda _: main(holders), sys.argv, stopped="nothing is kept")

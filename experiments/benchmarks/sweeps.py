@@ -6,7 +6,6 @@ first has trained; --model, --dataset, --data_dir and --exclude take what the co
 
 import argparse
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cobla_tf.config import SCHEMES
 from cobla_tf.curve import Curve
 from cobla_tf.datasets import DataSplits, load_dataset
 from cobla_tf.models import load_model
+from cobla_tf.terminal import run_with_arguments
 
 BUDGETS = [0.5, 0.4, 0.3, 0.2, 0.1]
 MOST = 0.5
@@ -110,4 +110,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_with_arguments("sweeps", main, stopped="nothing is kept")

@@ -10,13 +10,16 @@ standard deviations.
 
 import csv
 import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tabulate import tabulate
+
+from cobla_tf.terminal import run_with_flags
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "sampling": {
@@ -172,4 +175,4 @@ def _mean_curves(curves: list[Curve]) -> tuple[np.ndarray, dict[str, np.ndarray]
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_with_flags("variants", main, sys.argv, stopped="nothing is kept")

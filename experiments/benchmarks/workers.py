@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tabulate import tabulate
+
+from cobla_tf.terminal import run_with_flags
 
 _DEVICES = flags.DEFINE_list("devices", ["2", "4"], "Numbers of logical devices to compare with one.")
 _WORKERS = flags.DEFINE_list("workers", ["2", "3"], "Numbers of workers to compare with one device.")
@@ -167,4 +169,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_with_flags("workers", main, sys.argv, stopped="nothing is kept")
