@@ -112,7 +112,8 @@ class SolveConfig:
     """Come down notch by notch from a start that is over the budgets, not by one step; where a heuristic's start within
     them is near chance, begin at looser ones. Where rounding would lose much, what it drops fades out likewise."""
     stop_at_original: bool = True
-    """Ask for no less loss than the original's, on images that no gradient sees: below it is where overfitting is."""
+    """Ask for no less loss than the original's: below it is where overfitting is. On images that no gradient sees; an
+    exact gradient leaves none, and there it is the training loss."""
     band: bool = False
     """Free only the masks on which heuristics disagree between a stricter and a looser budget."""
     qp_solver: str = "auto"

@@ -24,12 +24,14 @@ class Verdict:
     Attributes:
         best: name of the rounding of least loss.
         loss: this loss.
+        relaxed: that of the masks before rounding.
         fading: name of the rounding whose dropped terms should fade out, since even the best one loses much; None where
             it does not.
     """
 
     best: str
     loss: float
+    relaxed: float
     fading: str | None = None
 
 
@@ -60,14 +62,14 @@ class Contest:
         losses = self._losses(candidates, WAYS[0])
         best = min(losses, key=losses.__getitem__)
         if not may_fade or losses[best] <= self._relaxed + DRIFT * self._gap or self._gap == 0:
-            return Verdict(best, losses[best])
+            return Verdict(best, losses[best], self._relaxed)
         able = {name: rounded for name, rounded in candidates.items() if losses[name] < np.inf} or candidates
         on_way = losses
         for share in WAYS[1:]:
             if min(on_way.values()) <= self._relaxed + CHANCE * self._gap:
                 break
             on_way = self._losses(able, share)
-        return Verdict(best, losses[best], min(able, key=on_way.__getitem__))
+        return Verdict(best, losses[best], self._relaxed, min(able, key=on_way.__getitem__))
 
     @cached_property
     def _relaxed(self) -> float:

@@ -58,6 +58,7 @@ def make_report(
         network=plan.sites.network,
         iterations=solution.records,
         certificates=solution.certificates,
+        rounding=solution.rounding,
         qp_solver=plan.qp_solver,
         precision=plan.precision,
         status=solution.status,

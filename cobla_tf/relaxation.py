@@ -87,6 +87,8 @@ class Relaxation:
         if self.warm and self.start.oracle.fill():  # so near the optimum, a small sample has no gain to show
             loop.refresh()
         result = loop.run()
+        if loop.constraints.violated(result.x):
+            raise SolverError(result.status)
         self.log.tell(phase, result.status)
         self._certify(phase)
         return result.x

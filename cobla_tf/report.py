@@ -13,6 +13,7 @@ from cobla_tf.report_parts import (
     Evaluation,
     IterationRecord,
     LayerCall,
+    RoundingRecord,
     SiteReport,
     SkippedLayer,
 )
@@ -27,7 +28,7 @@ CERTIFICATE = (
     "KKT residual: how far the relaxed masks are from the optimality conditions of the loss on the sample within the "
     "budgets, without unit; 0 at an optimum. QP residual: the same for the quadratic program there. Predicted "
     "decrease: what the model of the loss promises beyond the masks. Price: fall of the loss for a budget wider by 1 % "
-    "of the original cost. What rounding costs is the difference between the stages relaxed and rebuilt or compressed."
+    "of the original cost."
 )
 """Explains `Report.certificate_table`."""
 
@@ -61,6 +62,7 @@ class Report:
     seconds: dict[str, float]
     notes: tuple[str, ...]
     certificates: tuple[CertificateRecord, ...] = ()
+    rounding: RoundingRecord | None = None
     fine_tuning: tuple[dict[str, float], ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -140,8 +142,18 @@ class Report:
         head = (*head, *(f"{name} used" for name in resources), *(f"price of 1 % {name}" for name in resources))
         return table(head, rows, style) if rows else ""
 
+    def certificate_notes(self) -> str:
+        """What the table says, and what rounding cost at once."""
+        if self.rounding is None:
+            return CERTIFICATE
+        relaxed, rounded = self.rounding.relaxed, self.rounding.rounded
+        return (
+            f"{CERTIFICATE} Rounding took the loss from {relaxed:.4f} to {rounded:.4f} on the training images that "
+            "solutions are compared on, before fading and refining."
+        )
+
     def prices(self) -> str:
-        """One line: what a wider budget would buy, at the masks of the last solve."""
+        """One line: what a wider budget would buy, at the masks of the last solve that has a certificate."""
         last = self.certificates[-1].prices if self.certificates else {}
         parts = [f"{name} {_price_text(price)}" for name, price in last.items()]
         ask = "a budget wider by 1 % of the original cost would lower the training loss by about"

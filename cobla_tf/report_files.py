@@ -8,7 +8,7 @@ from cobla_tf.export_comparison import checks_table
 from cobla_tf.files import check_writable, replace_with
 from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, save_png, sites_figure
-from cobla_tf.report import CERTIFICATE, Report, left_alone
+from cobla_tf.report import Report, left_alone
 from cobla_tf.report_parts import IterationRecord
 from cobla_tf.texts import table
 
@@ -86,7 +86,7 @@ def _left_alone(report: Report) -> str:
 
 
 def _certificate(report: Report) -> str:
-    return f"{report.certificate_table(STYLE)}\n\n{CERTIFICATE}" if report.certificates else ""
+    return f"{report.certificate_table(STYLE)}\n\n{report.certificate_notes()}" if report.certificates else ""
 
 
 def _solver(report: Report) -> str:

@@ -100,6 +100,14 @@ class CertificateRecord:
 
 
 @dataclass(frozen=True)
+class RoundingRecord:
+    """Losses of the relaxed masks and of the best rounding of them, before fading and refining, on the same images."""
+
+    relaxed: float
+    rounded: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Mean loss and accuracy in [0, 1] (None where the task has none) over `examples` examples."""
 

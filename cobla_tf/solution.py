@@ -7,7 +7,7 @@ import numpy as np
 
 from cobla_tf.digest import digest
 from cobla_tf.errors import ConfigError
-from cobla_tf.report_parts import CertificateRecord, IterationRecord
+from cobla_tf.report_parts import CertificateRecord, IterationRecord, RoundingRecord
 from cobla_tf.rounding import Rounded
 from cobla_tf.sqp.bfgs import CompactBFGS
 
@@ -73,6 +73,7 @@ class Solution:
         status: one sentence a phase.
         records: one an iteration.
         certificates: one for every solve that came to masks.
+        rounding: what it cost; None where no roundings were compared.
         warm: for a solve under other budgets; None likewise, and where the optimiser came to nothing.
     """
 
@@ -82,4 +83,5 @@ class Solution:
     status: str
     records: tuple[IterationRecord, ...] = ()
     certificates: tuple[CertificateRecord, ...] = ()
+    rounding: RoundingRecord | None = None
     warm: WarmStart | None = None

@@ -22,7 +22,7 @@ from cobla_tf.qp import solve as solve_qp
 from cobla_tf.refinement import Refinement
 from cobla_tf.region import Region
 from cobla_tf.relaxation import Relaxation
-from cobla_tf.report_parts import IterationRecord
+from cobla_tf.report_parts import IterationRecord, RoundingRecord
 from cobla_tf.rounding import Rounded, round_by_model, round_masks
 from cobla_tf.sampling import SampledLoss
 from cobla_tf.solution import Solution, WarmStart
@@ -101,20 +101,19 @@ class Solver:
         warm = None if self.relaxation.left_out else learnt
         rounded = self._refine(self._round(relaxed, whole))
         log = self.log
-        told = "; ".join(log.status), tuple(log.records), tuple(log.certificates)
+        told = "; ".join(log.status), tuple(log.records), tuple(log.certificates), log.rounding
         return Solution(self.start.masks, relaxed, rounded, *told, warm)
 
     def _target(self) -> float:
-        if not self.config.stop_at_original:
-            return -np.inf
+        """The original's loss, where it is asked for; a bad image among those that judge is found by it anyway."""
         self.log.values += 1
-        target = self.oracle.compared(np.ones(self.layout.size))
-        if not np.isfinite(target):
+        original = self.oracle.compared(np.ones(self.layout.size))
+        if not np.isfinite(original):
             raise DataError(
-                "the loss of the original network is not finite on the training images set apart to compare solutions "
-                "on; look for bad ones."
+                "the loss of the original network is not finite on the training images that solutions are compared on; "
+                "look for bad ones."
             )
-        return target
+        return original if self.config.stop_at_original else -np.inf
 
     def _relaxation(self) -> Relaxation:
         region = Region(self.costs, self.layout, self._band())
@@ -132,7 +131,7 @@ class Solver:
         return self.start.above_chance() if near else self.start.masks
 
     def _band(self) -> Band:
-        if self.config.band and self.config.start != ONES:
+        if self.config.band:
             return heuristic_band(self.sigmas, self.costs, self.limits, self.start.masks)
         return open_band(self.layout)
 
@@ -167,6 +166,7 @@ class Solver:
         contest = Contest(masks, self._compared, lambda: self.start.constant_loss)
         verdict = contest.verdict(candidates, self.config.continuation)
         self.log.tell("rounding", verdict.fading or verdict.best)
+        self.log.rounding = RoundingRecord(verdict.relaxed, verdict.loss)
         faded = self._fade(masks, candidates[verdict.fading], verdict.loss) if verdict.fading else None
         return faded or candidates[verdict.best]
 

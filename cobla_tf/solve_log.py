@@ -7,7 +7,7 @@ import numpy as np
 
 from cobla_tf.objective import Objective
 from cobla_tf.qp.solution import QPSolution
-from cobla_tf.report_parts import CertificateRecord, IterationRecord
+from cobla_tf.report_parts import CertificateRecord, IterationRecord, RoundingRecord
 from cobla_tf.sqp.evaluations import Evaluations
 from cobla_tf.sqp.interface import Certificate, Iteration
 from cobla_tf.start import Start
@@ -26,6 +26,7 @@ class SolveLog:
         on_record: called after every iteration.
         gradients, values: evaluations so far, but for those of the start and of the present loop.
         records, certificates, status: what there was to tell.
+        rounding: what it cost; None where nothing was compared.
         phase: the present one.
     """
 
@@ -39,6 +40,7 @@ class SolveLog:
     records: list[IterationRecord] = field(default_factory=list)
     certificates: list[CertificateRecord] = field(default_factory=list)
     status: list[str] = field(default_factory=list)
+    rounding: RoundingRecord | None = None
     phase: str = field(default="", init=False)
     _used: Callable[[Array], Array] = field(init=False, repr=False)
     _ranks: Callable[[Array], Array] | None = field(default=None, init=False, repr=False)

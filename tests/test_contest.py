@@ -39,8 +39,8 @@ def on_the_way(masks):
 
 
 def test_where_all_are_near_a_constant_output_they_are_compared_on_their_way():
-    assert verdict(on_the_way) == Verdict("b", on_the_way(B.scale), "a")
-    assert verdict(on_the_way, may_fade=False) == Verdict("b", on_the_way(B.scale))
+    assert verdict(on_the_way) == Verdict("b", on_the_way(B.scale), 0.0, "a")
+    assert verdict(on_the_way, may_fade=False) == Verdict("b", on_the_way(B.scale), 0.0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -53,7 +53,7 @@ def way_of(loop, constraints_of, used, limits, constant):
 def come_down(loss, constant, judged=False):
     loop, steps = loop_of(loss, judged)
     status = way_of(loop, constraints_at, ROWS @ np.ones(N), TARGET, constant).run()
-    assert loop.evaluations.judge is None or judged
+    assert (loop.evaluations.judge is not None) == judged
     return status, loop.run(), steps
 
 

@@ -287,8 +287,8 @@ def test_each_field_of_the_report_has_its_place_in_the_template():
     source = (folder / "page.py").read_text(encoding="utf-8") + (folder / "network.py").read_text(encoding="utf-8")
     source += (folder / "templates" / "report.html").read_text(encoding="utf-8")
     fields = {field.name for field in dataclasses.fields(Report)}
-    in_headlines = {"model_params", "precision", "qp_solver"}  # by Report.size() and Report.effort()
-    assert {name for name in fields if f"report.{name}" not in source} == in_headlines
+    by_methods = {"model_params", "precision", "qp_solver", "rounding"}  # of Report
+    assert {name for name in fields if f"report.{name}" not in source} == by_methods
 
 
 @pytest.mark.parametrize("values", [[2.30001, 2.30002, 2.30003], [0.5, 0.6], [1e-3, 3.0], [0.0, 0.0], [1e300, 1e-300]])

@@ -16,6 +16,7 @@ from cobla_tf.report_parts import (
     CertificateRecord,
     Evaluation,
     IterationRecord,
+    RoundingRecord,
     SiteReport,
     SkippedLayer,
 )
@@ -139,7 +140,8 @@ def make_certificate(number, price):
 
 
 def test_the_certificate_stands_in_every_report_and_its_last_prices_in_a_sentence():
-    report = make_report(certificates=(make_certificate(1, 0.5), make_certificate(2, 0.0012)))
+    certificates = make_certificate(1, 0.5), make_certificate(2, 0.0012)
+    report = make_report(certificates=certificates, rounding=RoundingRecord(0.5, 0.625))
     rows = [line.split() for line in report.certificate_table().splitlines()[2:]]
     assert rows == [
         ["solve", "1", "3.0e-02", "2.0e-09", "4.0e-04", "99.96", "%", "5.0e-01"],
@@ -148,6 +150,7 @@ def test_the_certificate_stands_in_every_report_and_its_last_prices_in_a_sentenc
     assert "macs 1.2e-03" in report.summary()
     for text in (markdown(report), html_page(report)):
         assert "price of 1 % macs" in text
+        assert "Rounding took the loss from 0.5000 to 0.6250" in text
         assert "optimality conditions" in text
 
 

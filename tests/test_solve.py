@@ -121,6 +121,9 @@ def test_from_ones_down_to_the_budgets(network, options):
     came_down = options.get("continuation", True)
     assert ("continuation" in phases) == came_down == ("continuation: " in solution.status)
     assert all(record.phase == "continuation" for record, above in zip(solution.records, over, strict=True) if above)
+    assert all(
+        np.isfinite(record.judged) for record in solution.records if record.phase.startswith(("solve", "refine"))
+    )
     np.testing.assert_array_equal(solution.start, 1)
 
 
@@ -387,10 +390,33 @@ def test_a_back_end_that_never_answers_leaves_the_heuristic(network, monkeypatch
     assert "away" in solution.status
 
 
-def test_a_bad_image_among_those_that_judge_is_an_error(network, monkeypatch):
+@pytest.mark.parametrize("stop_at_original", [True, False])
+def test_a_bad_image_among_those_that_judge_is_an_error(network, monkeypatch, stop_at_original):
     monkeypatch.setattr(SampledLoss, "compared", lambda self, x: np.nan)
-    with pytest.raises(DataError, match="set apart to compare"):
-        solver_of(network, 0.4).run()
+    with pytest.raises(DataError, match="that solutions are compared on"):
+        solver_of(network, 0.4, stop_at_original=stop_at_original).run()
+
+
+def test_masks_outside_the_budgets_are_no_solution(network, monkeypatch):
+    run = solve.SQP.run
+
+    def lost(loop, iterations=None):
+        result = run(loop, iterations)
+        return dataclasses.replace(result, x=np.ones_like(result.x), status="the rows are not met yet")
+
+    monkeypatch.setattr(solve.SQP, "run", lost)
+    solver = solver_of(network, 0.4, refine_iterations=0, continuation=False)
+    solution = solver.run()
+    check_budgets(network, solver, solution)
+    assert "solve 1: left out: the rows are not met yet" in solution.status
+    assert solution.warm is None
+
+
+def test_what_rounding_cost_is_told(network):
+    solution = solver_of(network, 0.4).run()
+    assert 0 < solution.rounding.relaxed < np.inf
+    assert solution.rounding.rounded != solution.rounding.relaxed
+    assert solver_of(network, 1.0).run().rounding is None
 
 
 def test_masks_without_a_certificate_are_masks_still(network, monkeypatch):

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cobla_tf.export_comparison import checks_table
 from cobla_tf.page import charts, network, terms
-from cobla_tf.report import CERTIFICATE, COUNTED_TITLES, Report, left_alone, rank_text
+from cobla_tf.report import COUNTED_TITLES, Report, left_alone, rank_text
 from cobla_tf.report_parts import SiteReport
 from cobla_tf.texts import amount_text, json_text, share_text, short_text
 
@@ -43,7 +43,6 @@ def html_page(report: Report) -> str:
             bars=charts.interval_bars(report.evaluations),
             terms=[(site, chart) for site in report.sites if (chart := terms.terms_chart(site))],
             checks_table=checks_table,
-            certificate=CERTIFICATE,
             config=list(_flat(json.loads(json_text(report.config)))),
             size=charts,
             term_size=terms,

@@ -25,7 +25,7 @@ Array = np.ndarray
 STIFFEST = 10.0
 """Most that one iteration multiplies the Hessian's diagonal by: where noise alone makes a step very short, it tells
 nothing of the curvature."""
-NOT_FINITE = "stopped at the best masks so far: the loss is not finite on a new sample"
+NOT_FINITE = "stopped at the best masks so far: the loss or its gradient is not finite on a new sample"
 
 
 @dataclass
@@ -81,7 +81,7 @@ class SQP:
         self.evaluations.not_finite = 0
         loss, gradient = self.evaluations.gradient(start)
         if math.isnan(loss):
-            raise SolverError(f"the loss at the starting masks is {loss}; expected a finite number.")
+            raise SolverError("the loss or its gradient is not finite at the starting masks; expected finite numbers.")
         self.at = Position(self.evaluations, start, loss, gradient, feasible)
         self.first_loss = loss
         if self.bfgs is None:
@@ -125,7 +125,7 @@ class SQP:
             SolverError: they are not finite on it.
         """
         if not self.at.refresh():
-            raise SolverError("the loss is not finite on a new sample.")
+            raise SolverError("the loss or its gradient is not finite on a new sample.")
 
     def certificate(self) -> Certificate:
         """Of the point that `run` has returned; it costs a quadratic program, and no evaluation of the loss.
