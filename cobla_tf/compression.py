@@ -28,7 +28,7 @@ from cobla_tf.notes import (
     renormalised,
     untied,
     untrained,
-    without_training,
+    unused_options,
     worse_for_training,
 )
 from cobla_tf.output import BEFORE_FINE_TUNING, write_output
@@ -97,7 +97,7 @@ class Compression:
             *of_one_output(self.model, plan.loss),
             *lost_attributes(plan.sites),
             *own_training(self.model),
-            *without_training(self.config.fine_tune),
+            *unused_options(self.config.fine_tune),
         ]
         _log_budgets(plan)
         self._judge_original()
@@ -194,7 +194,7 @@ class Compression:
             account.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
         account.notes += chosen_epoch(history, backup.best_epoch)
         tuned = self._judge("fine-tuned", model)
-        account.notes += worse_for_training(account.evaluations["compressed"], tuned)
+        account.notes += worse_for_training(account.evaluations["compressed"], tuned, config.output_dir is not None)
         return history
 
     def _timed(self, report: Report, compressed: keras.Model) -> Report:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cobla_tf.errors import ConfigError
+from cobla_tf.files import at_home
 
 SCHEMES = ("spatial", "channel")
 AUTO = "auto"
@@ -175,10 +176,11 @@ class FineTuneConfig:
     optimizer: Any = "adam"
     """A Keras optimiser, of which a copy is used, or its name, or 'yellowfin', which tunes itself."""
     learning_rate: float | None = None
-    """Of the first step; it falls to zero along a half cosine. For YellowFin it is a factor on its own rate. None
-    is that of the optimiser given, whose own schedule stays; of one given by name 1e-3, and 1 for YellowFin."""
+    """Of the first step; it falls to zero along a half cosine. None is that of the optimiser given, whose own schedule
+    stays; of one given by name 1e-3. YellowFin finds its own and has no use for this one; a factor on it is an argument
+    of `YellowFin`."""
     distillation: float = 0.0
-    """Share of the original network's outputs in what is learnt; the rest are labels. 1 needs no labels."""
+    """Share of the original network's outputs in what is learnt; the rest are labels, of which 1 has no use."""
     validation_share: float = 0.0
     """Share of the training images that is set apart to compare epochs on; the weights after the best one are kept."""
     patience: int = 0
@@ -252,7 +254,7 @@ class Config:
         folder = self.output_dir
         _require(folder is None or isinstance(folder, str | os.PathLike), "output_dir", "a path or None", folder)
         if self.output_dir is not None:
-            object.__setattr__(self, "output_dir", Path(self.output_dir))
+            object.__setattr__(self, "output_dir", Path(at_home(os.fspath(self.output_dir))))
             name = os.fspath(self.output_dir)
             _require(name.isprintable(), "output_dir", "a path that can be printed", name)
         given = self.exports

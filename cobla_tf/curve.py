@@ -15,6 +15,8 @@ from cobla_tf.timings import Timing
 if TYPE_CHECKING:
     import keras
 
+FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
+
 
 @dataclass(frozen=True)
 class Point:

@@ -53,6 +53,13 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
         raise ConfigError("distillation takes no loss with an ignore_class; set distillation to 0.")
 
 
+def tells_accuracy(loss: Loss, share: float) -> bool:
+    """Whether labels of which outputs are such a share still tell what is right and what is wrong."""
+    if not share:
+        return loss.labels != "other"
+    return loss.labels not in ("binary", "other") and share <= MOST_FOR_ACCURACY
+
+
 def softened(
     teacher: keras.Model, examples: Examples, loss: Loss, share: float, batch_size: int
 ) -> tuple[Examples, Loss]:
@@ -77,7 +84,7 @@ def softened(
         return (1 - share) * keras.ops.cast(like(labels, outputs), "float32") + share * outputs
 
     chosen = loss
-    if loss.labels == "binary" or share > MOST_FOR_ACCURACY:  # what is right or wrong is no longer told
+    if not tells_accuracy(loss, share):
         chosen = dataclasses.replace(loss, labels="other")
     elif classes:
         chosen = dataclasses.replace(loss, labels="one-hot")

@@ -10,6 +10,11 @@ STAGE = ".writing-"
 """How the names of folders begin in which files are made before they take their place."""
 
 
+def at_home(path: str) -> str:
+    """The path with a leading ~/ as the folder that it stands for."""
+    return str(Path.home() / path[2:]) if path.startswith("~/") else path
+
+
 def check_writable(folder: Path) -> None:
     """Create the folder and a file in it, so that a long run does not end without its results.
 

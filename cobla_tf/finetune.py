@@ -154,8 +154,8 @@ def training_backup(
     settings = _nameless(optimizer.get_config()) | further
     schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation)
     stop = (config.validation_share, config.patience, [_told(callback) for callback in config.callbacks])
-    judged = told_loss(model, loss, examples)
-    key = digest(model.get_weights(), examples, judged, settings, schedule, stop, precision, versions())
+    judged, layers = told_loss(model, loss, examples), [_told_layer(layer) for layer in model._flatten_layers()]
+    key = digest(model.get_weights(), examples, judged, layers, settings, schedule, stop, precision, versions())
     return TrainingBackup(unfinished.path(f"{kind}.npz", key), key)
 
 
@@ -163,6 +163,13 @@ def _nameless(settings: dict[str, Any]) -> dict[str, Any]:
     """Without the names of optimisers, in which Keras counts them."""
     kept = {key: value for key, value in settings.items() if key != "name"}
     return {key: _nameless(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def _told_layer(layer: keras.layers.Layer) -> tuple[str, ...]:
+    """What a layer does in training alone: its class, its plain settings, and whether it learns."""
+    settings = _nameless(layer.get_config()) if not isinstance(layer, keras.Model) else {}
+    plain = (f"{key}={value}" for key, value in settings.items() if isinstance(value, str | int | float | dict))
+    return type(layer).__name__, str(layer.trainable), *plain
 
 
 def _told(callback: keras.callbacks.Callback) -> tuple[str, ...]:

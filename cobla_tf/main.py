@@ -123,8 +123,8 @@ flags.DEFINE_integer("pretrain_epochs", 0, "Epochs of training before anything e
 flags.DEFINE_integer("epochs", 0, "Epochs of fine-tuning after compression.", 0)
 flags.DEFINE_string("optimizer", "adam", "yellowfin, or any Keras optimiser by name.")
 flags.DEFINE_float(
-    "learning_rate", None, "Of the first step of training and fine-tuning, falls to 0 along a cosine: 0.001 if unset; "
-    "for yellowfin a factor on its own rate, 1 if unset.", 0,
+    "learning_rate", None, "Of the first step of training and fine-tuning, falls to 0 along a cosine: 0.001 if unset. "
+    "yellowfin finds its own.", 0,
 )  # fmt: skip
 flags.DEFINE_float(
     "distillation", FineTuneConfig.distillation, "Share of the original's outputs in what fine-tuning learns; the rest "

@@ -1,6 +1,5 @@
 """What the reader of a report should know beside its figures, as sentences."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,13 @@ from cobla_tf.elements import output_names
 from cobla_tf.graph import of_keras
 from cobla_tf.layers import OF_THE_KERNEL
 from cobla_tf.loss import Loss, LossSum
+from cobla_tf.optimizers import make_optimizer, tunes_itself
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.sites import Sites
 from cobla_tf.texts import share_text
 
+OF_FINE_TUNING = ("distillation", "validation_share", "patience", "callbacks")
+"""Options that no training before the compression has a use for."""
 DEVIATIONS = 3.0
 """Standard deviations above chance at which an accuracy is one."""
 
@@ -82,14 +84,15 @@ def renormalised(layers: int, frozen: int, wrapped: int, images: int) -> list[st
     return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
 
 
-def without_training(config: FineTuneConfig) -> list[str]:
-    """What was asked of fine-tuning where there is none."""
+def unused_options(config: FineTuneConfig) -> list[str]:
+    """What was asked of fine-tuning and had no effect."""
+    if config.epochs:
+        if config.learning_rate is None or not tunes_itself(make_optimizer(config)):
+            return []
+        return [f"learning_rate {config.learning_rate:g} was not used: YellowFin finds its own"]
     plain = FineTuneConfig()
-    names = (field.name for field in dataclasses.fields(config))
-    asked = [name for name in names if getattr(config, name) != getattr(plain, name)]
-    if config.epochs or not asked:
-        return []
-    return [f"there was no fine-tuning (epochs 0), and {', '.join(asked)} had nothing to do"]
+    asked = [name for name in OF_FINE_TUNING if getattr(config, name) != getattr(plain, name)]
+    return [f"there was no fine-tuning (epochs 0), and {', '.join(asked)} had nothing to do"] if asked else []
 
 
 def chosen_epoch(history: Sequence[dict[str, float]], best: int) -> list[str]:
@@ -104,15 +107,19 @@ def chosen_epoch(history: Sequence[dict[str, float]], best: int) -> list[str]:
     ]
 
 
-def worse_for_training(before: Evaluation, after: Evaluation) -> list[str]:
-    """Whether fine-tuning made the network worse on held-out images, by loss and by accuracy."""
+def worse_for_training(before: Evaluation, after: Evaluation, kept: bool) -> list[str]:
+    """Whether fine-tuning made the network worse on held-out images, by loss and by accuracy.
+
+    `kept` is whether the one before it was written.
+    """
     if math.isfinite(after.loss) and after.loss <= before.loss:
         return []
     if after.accuracy is not None and after.accuracy >= before.accuracy:
         return []
+    where = "; the one before it is before_fine_tuning.keras in the output folder" if kept else ""
     return [
-        "fine-tuning made the network worse on the held-out images; the one before it is before_fine_tuning.keras in "
-        "the output folder. A smaller learning rate, or validation_share, which keeps the best epoch, may help"
+        f"fine-tuning made the network worse on the held-out images{where}. A smaller learning rate, or "
+        "validation_share, which keeps the best epoch, may help"
     ]
 
 

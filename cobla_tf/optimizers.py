@@ -31,7 +31,7 @@ def make_optimizer(config: FineTuneConfig) -> keras.optimizers.Optimizer:
     own = inner(optimizer)
     if config.validation_share and getattr(own, "use_ema", False):
         raise ConfigError("use_ema and validation_share both choose the final weights; leave out one of the two.")
-    if not _tunes_itself(optimizer) and not clip_limits(own):
+    if not tunes_itself(optimizer) and not clip_limits(own):
         own.global_clipnorm = CLIP_NORM
     return optimizer
 
@@ -72,9 +72,13 @@ def clip_limits(optimizer: keras.optimizers.Optimizer) -> dict[str, float]:
 
 
 def scheduled_optimizer(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer:
-    """The optimiser with its learning rate falling to zero along a half cosine, unless it has a schedule of its own."""
+    """The optimiser with its learning rate falling to zero along a half cosine, unless it has a schedule of its own.
+
+    What multiplies the rate that YellowFin finds falls likewise; the rate in `config` is for others.
+    """
     optimizer = make_optimizer(config)
-    rate = config.learning_rate or _own_rate(config, optimizer)
+    asked = None if tunes_itself(optimizer) else config.learning_rate
+    rate = asked or _own_rate(config, optimizer)
     if not isinstance(rate, dict):
         optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(float(rate), steps)
     return optimizer
@@ -95,12 +99,13 @@ def _optimizer_class(name: object) -> type[keras.optimizers.Optimizer]:
     return known[wanted]
 
 
-def _tunes_itself(optimizer: keras.optimizers.Optimizer) -> bool:
+def tunes_itself(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether it has no use for a learning rate."""
     return isinstance(inner(optimizer), YellowFin)
 
 
 def _own_rate(config: FineTuneConfig, optimizer: keras.optimizers.Optimizer) -> Any:
     """Of the first step where none is asked for: a number, or the description of a schedule, a dict."""
-    if isinstance(config.optimizer, str) and not _tunes_itself(optimizer):
+    if isinstance(config.optimizer, str) and not tunes_itself(optimizer):
         return LEARNING_RATE
     return inner(optimizer).get_config()["learning_rate"]

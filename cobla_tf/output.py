@@ -8,6 +8,8 @@ from absl import logging
 
 from cobla_tf.account import Account
 from cobla_tf.config import Config
+from cobla_tf.curve import FILES as CURVE_FILES
+from cobla_tf.events import FILE as EVENTS
 from cobla_tf.export import Exports, FailedExportError, export_model
 from cobla_tf.export_formats import FILE_NAMES
 from cobla_tf.notes import left_from_before, to_try_again
@@ -41,7 +43,9 @@ def write_output(model: keras.Model, plan: Plan, report: Report, account: Accoun
     with account.clock("export"):
         exports = _export(model, plan, config)
     account.add_files(exports.files)
-    stale = left_from_before(config.output_dir, (BEFORE_FINE_TUNING, *FILE_NAMES.values()), account.files)
+    names = [BEFORE_FINE_TUNING, *FILE_NAMES.values(), *CURVE_FILES.values()]
+    names += [] if report.iterations else [str(EVENTS)]
+    stale = left_from_before(config.output_dir, names, account.files)
     report = dataclasses.replace(
         report,
         files=account.files,

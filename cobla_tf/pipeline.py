@@ -16,6 +16,7 @@ from cobla_tf.errors import ConfigError
 from cobla_tf.plan import make_plan
 from cobla_tf.progress import doing
 from cobla_tf.reading import batches_of
+from cobla_tf.replicated import check_replicated
 from cobla_tf.resources import Resource
 from cobla_tf.result import Result
 from cobla_tf.selection import COBLA, method_name
@@ -78,6 +79,8 @@ def compress(
     config = own_config(as_config(config))
     devices = find_devices(config.strategy)
     devices.check_batch(config.batch_size)
+    if devices.count > 1:
+        check_replicated(config.fine_tune)
     keras.utils.set_random_seed(config.seed)
     choice = {
         "budgets": merge_budgets(macs, params, budgets),
@@ -92,7 +95,9 @@ def compress(
             plan = make_plan(model, **data, **choice, resources=resources, method=method, config=config)
         if warm is not None:
             warm.check(plan.sites.sigmas)
-        asked = {"method": method_name(method), **choice, **({"warm": warm.digest.hex()} if warm else {})}
+        asked = {"method": method_name(method), "loss": plan.loss.description, **choice}
+        asked |= {"resources": own} if (own := [resource.name for resource in resources]) else {}
+        asked |= {"warm": warm.digest.hex()} if warm else {}
         # what a lost worker raises must not pass for a broken batch
         with batches_of("dataset") if plan.streamed else nullcontext(), watched(devices):
             result = Compression(config, model, plan, asked, account, devices).run(warm)

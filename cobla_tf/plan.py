@@ -12,7 +12,7 @@ from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import Budgets, resolve_limits
 from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, FineTuneConfig, check_layers
 from cobla_tf.costs import CostTable
-from cobla_tf.distillation import check_distillation
+from cobla_tf.distillation import check_distillation, tells_accuracy
 from cobla_tf.elements import Form, check_images, form_of, parts_of, shape_of
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
@@ -138,10 +138,30 @@ def _check_fine_tuning(
 ) -> None:
     if config.epochs and config.distillation:
         check_distillation(loss, probe, tuple(model.outputs[0].shape[1:]))
+    if config.epochs and not model.trainable_variables:
+        raise ConfigError(
+            "all weights of the model are frozen, and fine-tuning has nothing to do: set epochs to 0, or before that "
+            "model.trainable = True."
+        )
+    if config.epochs and isinstance(loss, Loss):
+        _check_watched(config, loss)
     if config.validation_share and isinstance(train_set, Stream):
         raise DataError("validation_share sets apart images that are in memory, and these are streamed; leave it at 0.")
     if config.validation_share and train_set.size < 2:
         raise DataError("validation_share sets apart at least 1 of 2 training images, got 1; leave it at 0.")
+
+
+def _check_watched(config: FineTuneConfig, loss: Loss) -> None:
+    """Refuse callbacks that wait for what training never tells."""
+    told = {"loss", "accuracy"} if tells_accuracy(loss, config.distillation) else {"loss"}
+    told |= {f"val_{name}" for name in told} if config.validation_share else set()
+    for callback in config.callbacks:
+        watched = getattr(callback, "monitor", None)
+        if isinstance(watched, str) and watched not in told:
+            raise ConfigError(
+                f"{type(callback).__name__} watches {watched}, and this training tells {', '.join(sorted(told))}: name "
+                "one of these as its monitor."
+            )
 
 
 def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Examples, Examples, str]:

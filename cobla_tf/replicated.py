@@ -5,10 +5,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from cobla_tf.config import FineTuneConfig
 from cobla_tf.devices import Devices
 from cobla_tf.elements import joined
+from cobla_tf.errors import ConfigError
 from cobla_tf.loss import Loss, LossSum
-from cobla_tf.optimizers import clip_limits, inner
+from cobla_tf.optimizers import clip_limits, inner, make_optimizer
 
 
 class ReplicatedModel(keras.Model):
@@ -74,6 +76,22 @@ class ReplicatedModel(keras.Model):
         for mean, total in zip(self._means, (loss, hits), strict=False):
             mean.update_state(total / count, sample_weight=count)
         return {mean.name: mean.result() for mean in self._means}
+
+
+def check_replicated(config: FineTuneConfig) -> None:
+    """Refuse what training on several devices cannot do.
+
+    Raises:
+        ConfigError: gradients are to be accumulated over steps, or a callback of Keras' writes the network.
+    """
+    if getattr(inner(make_optimizer(config)), "gradient_accumulation_steps", None):
+        raise ConfigError("gradient_accumulation_steps is for one device; leave it out, and set a larger batch_size.")
+    for callback in config.callbacks:
+        if isinstance(callback, keras.callbacks.ModelCheckpoint | keras.callbacks.BackupAndRestore):
+            raise ConfigError(
+                f"{type(callback).__name__} writes the network as it lies on one device; leave it out with several: an "
+                "output folder keeps every epoch, and validation_share the best one."
+            )
 
 
 def clip_sums(optimizer: keras.optimizers.Optimizer, replicas: int) -> keras.optimizers.Optimizer:

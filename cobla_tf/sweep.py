@@ -13,7 +13,7 @@ from absl import logging
 from cobla_tf.budgets import check_budgets, merge_budgets
 from cobla_tf.cluster import own_config
 from cobla_tf.config import AUTO, RANK_METHODS, Config, as_config
-from cobla_tf.curve import Curve, Point
+from cobla_tf.curve import FILES, Curve, Point
 from cobla_tf.curve_figure import curve_figure
 from cobla_tf.elements import form_of
 from cobla_tf.errors import BudgetError, ConfigError, SolverError
@@ -32,7 +32,6 @@ from cobla_tf.solution import WarmStart
 from cobla_tf.speed import time_together
 from cobla_tf.unfinished import held, removed_together
 
-FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
 OF_A_POINT = (*FILE_NAMES.values(), NAMES["report page"], NAMES["report data"])
 """Files in a point's folder that could pass for its own where it has none."""
 WARM_SHARE = 1 / 2

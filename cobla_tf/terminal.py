@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from cobla_tf.errors import CoblaError, ConfigError, OutputError, WorkerError, first_line
+from cobla_tf.files import at_home
 from cobla_tf.flagfiles import resolve_flagfiles
 
 HELP = frozenset({"help", "helpfull", "helpshort", "helpxml", "h", "?"})
@@ -52,9 +53,10 @@ def _run(name: str, call: Callable[[], NoReturn], stopped: str) -> NoReturn:
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         os.dup2(sys.stderr.fileno(), 2)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as for a command that a script puts in the background
+            signal.signal(number, _stop)
     try:
-        call()
+        _with_a_reader(call)
     except (CoblaError, OSError) as error:
         sys.exit(bad_input(name, error))
     except Exception as error:
@@ -64,6 +66,18 @@ def _run(name: str, call: Callable[[], NoReturn], stopped: str) -> NoReturn:
     except KeyboardInterrupt as stop:
         print(f"{name}: stopped; {stopped}", file=sys.stderr)
         sys.exit(128 + (stop.args or (signal.SIGINT,))[0])
+
+
+def _with_a_reader(call: Callable[[], NoReturn]) -> NoReturn:
+    """Where what reads the output ends before, as `head` does, the rest of the output goes nowhere."""
+    try:
+        try:
+            call()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def bad_input(name: str, error: CoblaError | OSError) -> int:
@@ -96,9 +110,17 @@ def _parse(argv: list[str]) -> list[str]:
         raise ConfigError(f"{_clause(first_line(error))} --help lists all flags.") from error
     for text in (*argv, *map(str, flags.FLAGS.flag_values_dict().values())):
         _check_text(text)
+    _at_home()
     if rest[1:]:
         raise ConfigError(f"expected flags only, got {rest[1:]}; --help lists them.")
     return rest
+
+
+def _at_home() -> None:
+    """Shells leave the ~ of --output_dir=~/out as it is."""
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        if isinstance(value, str):
+            flags.FLAGS[name].value = at_home(value)
 
 
 def _clause(message: str) -> str:

@@ -11,6 +11,7 @@ from networks import images_and_labels, small_cnn
 import cobla_tf
 from cobla_tf.config import SCHEMES, Config, FineTuneConfig, SolveConfig
 from cobla_tf.errors import BudgetError, CoblaError, ConfigError, DataError, ModelError, OutputError, SolverError
+from cobla_tf.replicated import check_replicated
 from cobla_tf.surgery import count_convolutions
 
 QUICK = Config(solve=SolveConfig(iterations=4, draws=3, refine_iterations=2), batch_size=32)
@@ -86,6 +87,56 @@ def test_paths_of_the_gradient_and_starts_agree_on_the_budget(model):
         result = cobla_tf.compress(model, images_and_labels(100), macs=0.5, params=0.5, config=quick)
         for budget in result.report.budgets:
             assert budget.reached <= budget.limit
+
+
+def watching(monitor, **options):
+    callback = keras.callbacks.EarlyStopping(monitor, mode="min")
+    return Config(solve=QUICK.solve, fine_tune=FineTuneConfig(2, callbacks=(callback,), **options))
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (watching("acc"), "accuracy, loss"),
+        (watching("accuracy", distillation=0.8), "loss"),
+        (watching("val_accuracy", distillation=0.8, validation_share=0.2), "loss, val_loss"),
+    ],
+)
+def test_a_callback_that_waits_for_what_is_never_told(model, config, told):
+    with pytest.raises(ConfigError, match=f"EarlyStopping watches .*, and this training tells {told}:"):
+        cobla_tf.compress(model, images_and_labels(40), macs=0.5, config=config)
+
+
+def test_nothing_to_fine_tune():
+    model = keras.models.clone_model(trained())
+    model.trainable = False
+    tuned = Config(solve=QUICK.solve, fine_tune=FineTuneConfig(1))
+    with pytest.raises(ConfigError, match="all weights of the model are frozen"):
+        cobla_tf.compress(model, images_and_labels(40), macs=0.5, config=tuned)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)}, "gradient_accumulation_steps"),
+        ({"callbacks": (keras.callbacks.ModelCheckpoint("best.keras", "loss"),)}, "ModelCheckpoint writes the network"),
+    ],
+)
+def test_what_training_on_several_devices_cannot_do(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_replicated(FineTuneConfig(1, **options))
+    check_replicated(FineTuneConfig(1, keras.optimizers.SGD(0.1), callbacks=(keras.callbacks.EarlyStopping("loss"),)))
+
+
+def test_files_of_an_earlier_run_are_named_and_the_loss_is_in_the_report(model, tmp_path):
+    for name in ("curve.csv", "tensorboard/events.out.tfevents.solve"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("from before")
+    config = Config(output_dir=tmp_path, exports=())
+    report = cobla_tf.compress(model, images_and_labels(90), macs=0.5, method="uniform", config=config).report
+    for name in ("curve.csv", "tensorboard/events.out.tfevents.solve"):
+        assert f"{name} is of an earlier run in the same folder" in report.notes
+    assert "SparseCategoricalCrossentropy" in report.config["loss"]
 
 
 def test_files_fine_tuning_and_a_tf_dataset(model, tmp_path):

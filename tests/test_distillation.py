@@ -7,14 +7,15 @@ from test_compress import trained
 
 import cobla_tf
 from cobla_tf.config import Config, FineTuneConfig, SolveConfig
-from cobla_tf.distillation import check_distillation, softened
+from cobla_tf.distillation import check_distillation, softened, tells_accuracy
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Sample, Stream
 from cobla_tf.finetune import train
 from cobla_tf.loss import Loss
 from cobla_tf.losses import resolve_loss
-from cobla_tf.notes import chosen_epoch, without_training, worse_for_training
+from cobla_tf.notes import chosen_epoch, unused_options, worse_for_training
 from cobla_tf.report_parts import Evaluation
+from cobla_tf.yellowfin import YellowFin
 
 IMAGES, LABELS = images_and_labels(50)
 QUICK = SolveConfig(iterations=2, draws=1, refine_iterations=0)
@@ -186,7 +187,30 @@ def test_the_epoch_that_weights_are_from_is_told(losses, best, said):
     ],
 )
 def test_a_network_that_training_made_worse_is_told_of(before, after, worse):
-    assert bool(worse_for_training(Evaluation(*before, 100), Evaluation(*after, 100))) is worse
+    evaluations = Evaluation(*before, 100), Evaluation(*after, 100)
+    for kept in (True, False):
+        notes = worse_for_training(*evaluations, kept)
+        assert bool(notes) is worse
+        assert all(("before_fine_tuning.keras" in note) is kept for note in notes)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.6])
+@pytest.mark.parametrize("labels", ["sparse", "binary", "other"])
+def test_accuracy_is_promised_where_it_is_told(share, labels):
+    outputs = 1 if labels == "binary" else 3
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(outputs, "softmax" if labels == "sparse" else "sigmoid")]
+    )
+    targets = {"sparse": np.arange(30) % 3, "binary": np.arange(30)[:, None] % 2, "other": np.ones((30, 3))}[labels]
+    sample = Sample(np.ones((30, 4), np.float32), targets)
+    name = {"sparse": "sparse_categorical_crossentropy", "binary": "binary_crossentropy", "other": "mse"}[labels]
+    loss = resolve_loss(name, model, sample)
+    assert loss.labels == labels
+    promised = tells_accuracy(loss, share)
+    if share:
+        sample, loss = softened(model, sample, loss, share, 10)
+    (epoch,) = train(model, sample, loss, FineTuneConfig(epochs=1), 10)
+    assert ("accuracy" in epoch) is promised
 
 
 def test_what_is_worse_than_before_after_every_epoch_is_not_kept():
@@ -217,11 +241,15 @@ def test_streamed_images_are_not_set_apart(monkeypatch):
     ("options", "named"),
     [
         ({}, None),
-        ({"epochs": 2, "learning_rate": 1e-3}, None),
-        ({"learning_rate": 1e-3, "distillation": 0.5}, "learning_rate, distillation"),
-        ({"optimizer": keras.optimizers.SGD()}, "optimizer"),
+        ({"epochs": 2, "learning_rate": 1e-3, "distillation": 0.5}, None),
+        ({"epochs": 2, "optimizer": "yellowfin"}, None),
+        ({"learning_rate": 1e-3, "optimizer": "sgd"}, None),  # a training before the compression has them too
+        ({"distillation": 0.5, "validation_share": 0.1, "patience": 2}, "distillation, validation_share, patience"),
+        ({"epochs": 2, "optimizer": "yellowfin", "learning_rate": 1e-3}, "learning_rate 0.001 was not used"),
+        ({"epochs": 2, "optimizer": YellowFin(0.5), "learning_rate": 1e-3}, "learning_rate 0.001 was not used"),
     ],
 )
-def test_options_of_a_training_that_is_none_are_named(options, named):
-    notes = without_training(FineTuneConfig(**options))
-    assert notes == ([f"there was no fine-tuning (epochs 0), and {named} had nothing to do"] if named else [])
+def test_options_without_effect_are_named(options, named):
+    notes = unused_options(FineTuneConfig(**options))
+    assert len(notes) == (named is not None)
+    assert all(named in note for note in notes)

@@ -50,8 +50,8 @@ def test_yellowfin_needs_no_learning_rate_and_learns(given):
 @pytest.mark.parametrize(
     ("optimizer", "given", "first"),
     [
-        ("adam", None, LEARNING_RATE), ("sgd", 0.1, 0.1), ("yellowfin", 0.5, 0.5), ("yellowfin", None, 1.0),
-        (keras.optimizers.SGD(0.3), None, 0.3), (keras.optimizers.SGD(0.3), 0.1, 0.1), (YellowFin(0.25), None, 0.25),
+        ("adam", None, LEARNING_RATE), ("sgd", 0.1, 0.1), ("yellowfin", 1e-4, 1.0), ("yellowfin", None, 1.0),
+        (keras.optimizers.SGD(0.3), None, 0.3), (keras.optimizers.SGD(0.3), 0.1, 0.1), (YellowFin(0.25), 1e-4, 0.25),
         (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.3)), None, 0.3),
         (keras.optimizers.SGD(OWN_SCHEDULE), 0.1, 0.1), ("sgd", 1, 1.0),
     ],

@@ -1,6 +1,8 @@
 import json
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,10 @@ import numpy as np
 import pytest
 from networks import small_cnn
 
+from cobla_tf.config import Config
+from cobla_tf.files import at_home
 from cobla_tf.job import Job
+from cobla_tf.terminal import run_with_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -177,3 +182,31 @@ def test_a_sweep_prints_and_writes_its_curve(tmp_path, command, refused):
     assert [row.split(",")[:2] for row in rows[1:]] == [[m, b] for m in ("pos_cvx", "uniform") for b in ("0.6", "0.4")]
     assert "pos_cvx" in out and not (tmp_path / "cobla_out" / "unfinished").exists()
     assert "--budgets cannot go with --sweep" in refused("--sweep=0.4", "--budgets=latency=2")
+
+
+def test_what_reads_the_output_may_end_before(tmp_path):
+    command = f"{shlex.quote(sys.executable)} -m cobla_tf.main --helpfull | head -1"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip()
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_signal_that_the_caller_ignores_stays_ignored(ignored):
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit):
+            run_with_arguments(
+                "test", lambda: int(signal.getsignal(signal.SIGINT) is signal.SIG_IGN), "nothing is kept"
+            )
+        assert (signal.getsignal(signal.SIGINT) is signal.SIG_IGN) is ignored
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_home_is_found_whatever_the_shell_does(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~/out") == str(tmp_path / "out") == str(Config(output_dir="~/out").output_dir)
+    assert at_home("out/~/x") == "out/~/x"
+    assert at_home("~nobody/x") == "~nobody/x"

@@ -337,6 +337,28 @@ def test_a_backup_that_cannot_be_used_gives_way_to_the_one_before(tmp_path, monk
     assert batches == 12 and again == history and same_weights(model, whole)
 
 
+def test_what_changes_a_layer_in_training_alone_is_another_backup(tmp_path):
+    def place(rate=0.1, regularizer=None, trainable=True):
+        model = keras.Sequential(
+            [
+                keras.Input((10, 10, 2)),
+                keras.layers.Conv2D(4, 3, kernel_initializer="ones", kernel_regularizer=regularizer),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dropout(rate),
+                keras.layers.Dense(3, kernel_initializer="ones"),
+            ]
+        )
+        model.layers[0].trainable = trainable
+        examples = as_examples(images_and_labels(50))
+        loss = resolve_loss(None, model, examples.probe())
+        config = FineTuneConfig(2)
+        return training_backup(Unfinished(tmp_path), "fine_tuning", model, examples, loss, config, 16, 0)._path
+
+    places = [place(), place(0.9), place(regularizer=keras.regularizers.L2(0.5)), place(trainable=False)]
+    assert len(set(places)) == len(places)
+    assert place() == places[0]
+
+
 def test_what_changes_training_is_another_backup(tmp_path):
     def place(callback=None, excluded=()):
         optimizer = keras.optimizers.AdamW(1e-3)
