@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 SIZE = 96
-"""Height and width of the images: none of the architectures takes less than 75."""
+"""Height and width of the images: some of the architectures take no less than 75."""
+SMALL_SIZE, OF_SMALL_IMAGES = 32, "ConvNeXt"
+"""Those of its family: in double precision TensorFlow computes grouped convolutions by a slow way."""
 HALF = {"macs": 0.5, "params": 0.5}
 NORMALISED = 16
 """Random images that give the BatchNorm layers their statistics, as training does. With the mean 0 and variance 1 that
@@ -58,12 +60,12 @@ def builders() -> dict[str, Callable[..., "keras.Model"]]:
     return {name: make for name, make in vars(keras.applications).items() if inspect.isfunction(make)}
 
 
-def measure(name: str, size: int = SIZE, **options: Any) -> Record:
+def measure(name: str, size: int | None = None, **options: Any) -> Record:
     """Build an architecture, rebuild it at full rank and at half of its sites' MACs and params, save and reload it.
 
     Args:
         name: a key of `builders`.
-        size: height and width of the images.
+        size: height and width of the images; SIZE, or SMALL_SIZE for a name that begins with OF_SMALL_IMAGES.
         options: further arguments of the builder.
 
     Returns:
@@ -72,6 +74,7 @@ def measure(name: str, size: int = SIZE, **options: Any) -> Record:
     Raises:
         ModelError: the network differs at full rank by more than is allowed, or is above half of its budgets.
     """
+    size = size or (SMALL_SIZE if name.startswith(OF_SMALL_IMAGES) else SIZE)
     with in_double_precision():
         return checked(_measured(name, size, options))
 
@@ -230,7 +233,8 @@ def _configuration() -> Record:
 def _write_table(folder: Path, records: list[Record]) -> None:
     import keras
 
-    text = markdown(records, keras.__version__, SIZE)
+    sizes = f"[{SIZE}, {SIZE}, 3] (those of {OF_SMALL_IMAGES} [{SMALL_SIZE}, {SMALL_SIZE}, 3])"
+    text = markdown(records, keras.__version__, sizes)
     replace_with(folder / "applications.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -10,14 +10,14 @@ HEAD = (
 )  # fmt: skip
 
 
-def markdown(records: list[Record], keras_version: str, size: int) -> str:
+def markdown(records: list[Record], keras_version: str, sizes: str) -> str:
     """The table, and what its columns mean."""
     rows = [_cells(record) for record in sorted(records, key=lambda record: record["name"])]
     return f"""# keras.applications
 
 Made by `python -m cobla_tf.experiments.applications` with Keras {keras_version}: {len(records)} architectures with
-random weights, images [{size}, {size}, 3], scheme spatial, in double precision. BatchNorm layers have the statistics of
-random images.
+random weights, images {sizes}, scheme spatial, in double
+precision. BatchNorm layers have the statistics of random images.
 
 - *in sites*: the share of the MACs of all kernels, and of all params of the model, in layers that can be decomposed.
 - *difference*: between the outputs of the network and of its factors at full rank, relative to the largest output;

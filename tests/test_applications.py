@@ -20,7 +20,7 @@ def test_an_architecture_is_equal_at_full_rank_and_halved(name, options):
         assert 0.3 < record[f"kept_{resource}"] / record[f"site_{resource}"] <= 0.5
         assert record[f"site_{resource}"] < record[resource]
     assert record["reloaded"] < 1e-6
-    row = next(line for line in markdown([record], "3", 32).splitlines() if line.startswith(f"| {name} "))
+    row = next(line for line in markdown([record], "3", "[32, 32, 3]").splitlines() if line.startswith(f"| {name} "))
     assert row.count("|") == len(HEAD) + 1
 
 
@@ -38,8 +38,8 @@ def test_a_broken_promise_is_an_error(wrong, sentence):
 
 def test_all_architectures_are_known_and_a_failure_is_a_row():
     assert {"VGG16", "ResNet50", "EfficientNetB0", "ConvNeXtTiny", "NASNetMobile"} <= set(builders())
-    assert "| Net " in markdown([{"name": "Net", "error": "too | large"}], "3", 32)
-    assert "too \\| large" in markdown([{"name": "Net", "error": "too | large"}], "3", 32)
+    assert "| Net " in markdown([{"name": "Net", "error": "too | large"}], "3", "[32, 32, 3]")
+    assert "too \\| large" in markdown([{"name": "Net", "error": "too | large"}], "3", "[32, 32, 3]")
 
 
 def test_a_stopped_run_goes_on_with_what_is_left(tmp_path, monkeypatch):
