@@ -139,7 +139,8 @@ class Report:
             uses = [f"{100 * record.budget_use[name]:.2f} %" for name in resources]
             prices = [_price_text(record.prices[name]) for name in resources]
             rows.append((record.phase, *(f"{number:.1e}" for number in numbers), *uses, *prices))
-        head = (*head, *(f"{name} used" for name in resources), *(f"price of 1 % {name}" for name in resources))
+        titles = [COUNTED_TITLES.get(name, name) for name in resources]
+        head = (*head, *(f"{title} used" for title in titles), *(f"price of 1 % {title}" for title in titles))
         return table(head, rows, style) if rows else ""
 
     def certificate_notes(self) -> str:

@@ -149,7 +149,7 @@ def test_the_certificate_stands_in_every_report_and_its_last_prices_in_a_sentenc
     ]
     assert "macs 1.2e-03" in report.summary()
     for text in (markdown(report), html_page(report)):
-        assert "price of 1 % macs" in text
+        assert "price of 1 % MACs" in text
         assert "Rounding took the loss from 0.5000 to 0.6250" in text
         assert "optimality conditions" in text
 
