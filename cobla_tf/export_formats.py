@@ -1,5 +1,6 @@
 """The formats that a model is exported in: one writer each."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,10 @@ def _write_saved_model(source: Source, path: Path) -> None:
     import keras
 
     archive, model = keras.export.ExportArchive(), _flat(source.model)
+    archive.track(model)
+    answer = functools.partial(model.__call__, training=False)  # else augmentation would go on
     for batch in dict.fromkeys((None, source.batch)):  # the first endpoint is the default signature
-        archive.track_and_add_endpoint(endpoint(batch), model, _signature(model, batch))
+        archive.add_endpoint(endpoint(batch), answer, _signature(model, batch))
     archive.write_out(str(path), verbose=False)
 
 

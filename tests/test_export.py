@@ -75,6 +75,13 @@ def test_every_file_predicts_the_same_in_a_process_of_its_own(exported, batch):
     assert checks["litert_int8"].difference > 1e-4
 
 
+def test_a_saved_model_does_not_augment(tmp_path, batch, unchecked):
+    layers = [keras.layers.RandomFlip(), keras.layers.Conv2D(4, 3), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    path = export_model(model, tmp_path, ("savedmodel",), images=batch).files["savedmodel"]
+    np.testing.assert_allclose(runtimes.load("savedmodel", path)(batch), model(batch, training=False), **SINGLE)
+
+
 def test_that_process_imports_nothing_of_this_package():
     lines = Path(runtimes.__file__).read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if line.strip().startswith(("import cobla", "from cobla"))]
