@@ -1,7 +1,7 @@
 """The formats that a model is exported in: one writer each."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,13 +105,9 @@ def _write_saved_model(source: Source, path: Path) -> None:
     archive.write_out(str(path), verbose=False)
 
 
-def _export(source: Source, path: Path, form: str, **options: Any) -> None:
-    model = _flat(source.model)
-    model.export(str(path), format=form, verbose=False, input_signature=_signature(model), **options)
-
-
 def _write_litert(source: Source, path: Path, **options: Any) -> None:
-    _export(source, path, "litert", **options)
+    model = _flat(source.model)
+    model.export(str(path), format="litert", verbose=False, input_signature=_signature(model), **options)
 
 
 def _write_litert_float16(source: Source, path: Path) -> None:
@@ -137,7 +133,32 @@ def _write_litert_int8(source: Source, path: Path) -> None:
 
 
 def _write_onnx(source: Source, path: Path) -> None:
-    _export(source, path, "onnx")
+    import tf2onnx
+
+    inputs, outputs = signature_names(source.model)
+    frozen = _frozen(source.model, inputs)
+    entries, exits = ([tensor.name for tensor in end] for end in (frozen.inputs, frozen.outputs))
+    names = dict(zip(entries + exits, inputs + outputs, strict=True))
+    graph = frozen.graph.as_graph_def(add_shapes=True)
+    tf2onnx.convert.from_graph_def(
+        graph, source.model.name, entries, exits, tensors_to_rename=names, output_path=str(path)
+    )
+
+
+def _frozen(model: "keras.Model", names: Sequence[str]) -> Any:
+    """The model as a graph of constants and inputs alone: tf2onnx takes the constants that a function captures for
+    inputs.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    from cobla_tf.elements import forward, joined, parts_of
+
+    pairs = zip(model.inputs, names, strict=True)
+    specs = [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name) for tensor, name in pairs]
+    function = tf.function(lambda *parts: parts_of(forward(model, joined(parts))), specs, autograph=False)
+    concrete = function.get_concrete_function()
+    return convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
 
 
 WRITERS: dict[str, Callable[[Source, Path], None]] = {

@@ -159,7 +159,7 @@ def _onnx(path: str, threads: int | None, names: Names) -> Run:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     entries, exits = ([tensor.name for tensor in end] for end in (session.get_inputs(), session.get_outputs()))
     entries = names[0] if len(entries) > 1 else entries
-    exits = names[1] if set(names[1]) == set(exits) else exits  # those of a list have names of the converter's
+    exits = names[1] if len(exits) > 1 else exits
     return lambda images: _joined(session.run(list(exits), dict(zip(entries, parts_of(images), strict=True))))
 
 

@@ -82,6 +82,15 @@ def test_a_saved_model_does_not_augment(tmp_path, batch, unchecked):
     np.testing.assert_allclose(runtimes.load("savedmodel", path)(batch), model(batch, training=False), **SINGLE)
 
 
+@pytest.mark.skipif(find_spec("tf2onnx") is None, reason="tf2onnx is not installed")
+def test_constants_are_no_inputs_of_an_onnx_file(tmp_path, batch, unchecked):
+    images = keras.Input((8, 8, 3), name="images")
+    prepared = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 4.0, 4.0])(images) - tf.constant(0.5)
+    model = keras.Model(images, keras.layers.Conv2D(4, 3)(keras.layers.RandomFlip()(prepared)))
+    path = export_model(model, tmp_path, ("onnx",), images=batch).files["onnx"]
+    np.testing.assert_allclose(runtimes.load("onnx", path)(batch), model(batch, training=False), **SINGLE)
+
+
 def test_that_process_imports_nothing_of_this_package():
     lines = Path(runtimes.__file__).read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if line.strip().startswith(("import cobla", "from cobla"))]
