@@ -79,7 +79,8 @@ def export_model(
     The .keras file comes first, whatever the order of `formats`, and holds neither loss nor optimiser: these may be
     classes that only this program knows, and the slots of an optimiser would outweigh what compression saved.
     All files take a batch of any size; LiteRT's input has to be resized for that. Inputs and outputs are the model's
-    in each, also where weights and arithmetic are 8 bits. `model` is left as it was.
+    in each, also where weights and arithmetic are 8 bits. LiteRT and ONNX compute in float32 where the model does in
+    less. `model` is left as it was.
 
     Args:
         model: functional or Sequential.

@@ -106,7 +106,9 @@ def _write_saved_model(source: Source, path: Path) -> None:
 
 
 def _write_litert(source: Source, path: Path, **options: Any) -> None:
-    model = _flat(source.model)
+    from cobla_tf.rewrite import in_single_precision
+
+    model = _flat(in_single_precision(source.model))
     model.export(str(path), format="litert", verbose=False, input_signature=_signature(model), **options)
 
 
@@ -135,8 +137,10 @@ def _write_litert_int8(source: Source, path: Path) -> None:
 def _write_onnx(source: Source, path: Path) -> None:
     import tf2onnx
 
+    from cobla_tf.rewrite import in_single_precision
+
     inputs, outputs = signature_names(source.model)
-    frozen = _frozen(source.model, inputs)
+    frozen = _frozen(in_single_precision(source.model), inputs)
     entries, exits = ([tensor.name for tensor in end] for end in (frozen.inputs, frozen.outputs))
     names = dict(zip(entries + exits, inputs + outputs, strict=True))
     graph = frozen.graph.as_graph_def(add_shapes=True)

@@ -94,7 +94,8 @@ def measure_latency(
     """A latency table to set a budget on: microseconds of each site in LiteRT on this machine, for one image.
 
     Each site is timed alone, whole and as two factors of four ranks, and base + per_rank * rank is fitted to the latter
-    by least squares of the relative error, both at least 0. What lies between the sites is not in the table.
+    by least squares of the relative error, both at least 0. What lies between the sites is not in the table. A model
+    that computes in less than float32 is timed in float32, as it is exported.
 
     Args:
         model, scheme, exclude, layers: as of compress(), so that the sites are the same; the model is not changed.

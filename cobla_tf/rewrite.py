@@ -10,6 +10,7 @@ import numpy as np
 from cobla_tf.elements import cast, each, forward, parts_of
 from cobla_tf.errors import ModelError, first_line
 from cobla_tf.graph import copied, functional, inputs_like, is_graph, symbolic
+from cobla_tf.loss import HALF_PRECISION
 
 Layers = Sequence[keras.layers.Layer]
 
@@ -20,7 +21,9 @@ EXACT, HALF = 1e-5, 1e-2
 
 
 def transform(
-    model: keras.Model, replace: Callable[[keras.layers.Layer], Layers | None]
+    model: keras.Model,
+    replace: Callable[[keras.layers.Layer], Layers | None],
+    make: Callable[[Any], Any] = copied,
 ) -> tuple[keras.Model, dict[int, keras.layers.Layer]]:
     """A copy of a model in which some layers are replaced by chains of layers.
 
@@ -28,14 +31,30 @@ def transform(
         model: a functional or Sequential model; it is not changed and shares no weights with the copy.
         replace: for a leaf layer of `model`, the layers that stand in its place (called one after the other, built
             on the way), or None to copy it with its weights. Called once a layer, shared layers included.
+        make: a copy of a layer or operation, not built yet.
 
     Returns:
         the new functional model, and the copied layers by id() of their originals.
     """
-    rewriter = _Rewriter(replace)
+    rewriter = _Rewriter(replace, make)
     copy = rewriter.rewrite(model)
     rewriter.copy_weights()
     return copy, {key: stand_in for key, (_, stand_in) in rewriter.copies.items()}
+
+
+def in_single_precision(model: keras.Model) -> keras.Model:
+    """A copy of a model whose layers compute in float32 where they did in less; the model itself where none did."""
+    if not any(layer.compute_dtype in HALF_PRECISION for layer in model._flatten_layers(include_self=False)):
+        return model
+    return transform(model, lambda layer: None, _single)[0]
+
+
+def _single(layer: Any) -> Any:
+    copy = copied(layer)
+    for part in copy._flatten_layers() if isinstance(copy, keras.layers.Layer) else ():
+        if part.compute_dtype in HALF_PRECISION:
+            part.dtype_policy = "float32"
+    return copy
 
 
 def check_copy(model: keras.Model, images: Any) -> None:
@@ -169,6 +188,7 @@ def _change_kernel(layer: Any, copy: Any) -> None:
 @dataclass
 class _Rewriter:
     replace: Callable[[keras.layers.Layer], Layers | None]
+    make: Callable[[Any], Any]
     chains: dict[int, Layers] = field(default_factory=dict)
     copies: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
@@ -194,7 +214,7 @@ class _Rewriter:
             if chain is not None:
                 self.chains[id(layer)] = chain
                 return layer
-            self.copies[id(layer)] = (layer, self.rewrite(layer) if is_graph(layer) else copied(layer))
+            self.copies[id(layer)] = (layer, self.rewrite(layer) if is_graph(layer) else self.make(layer))
         return self.copies[id(layer)][1]
 
     def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -131,12 +131,18 @@ def test_bad_input_is_refused(measured):
 def test_layers_that_litert_does_not_run_alone_cost_only_their_own_times():
     keras.utils.set_random_seed(0)
     images = keras.Input((6, 6, 4))
-    half = keras.Model(images, keras.layers.Conv2D(8, 3, name="conv", dtype="mixed_float16")(images))
-    report = cobla_tf.benchmark(half, at_rank(half, 2), runtimes=["litert"], seconds=0)
+    double = keras.Model(images, keras.layers.Conv2D(8, 3, name="conv", dtype="float64")(images))
+    report = cobla_tf.benchmark(double, at_rank(double, 2), runtimes=["litert"], seconds=0)
     assert report.sites == ()
     assert any(note.startswith("layers alone: ") for note in report.notes)
-    with pytest.raises(ModelError, match="compute in float16"):
-        measure_latency(half, seconds=0)
+    with pytest.raises(ModelError, match="compute in float64"):
+        measure_latency(double, seconds=0)
+
+
+def test_layers_of_reduced_precision_are_timed_in_float32():
+    images = keras.Input((6, 6, 4))
+    half = keras.Model(images, keras.layers.Conv2D(8, 3, name="conv", dtype="mixed_float16")(images))
+    assert measure_latency(half, seconds=0).original["conv"] > 0
 
 
 @pytest.mark.parametrize(

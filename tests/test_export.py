@@ -16,6 +16,7 @@ from cobla_tf.export_comparison import compare
 from cobla_tf.export_formats import FILE_NAMES, WRITERS
 
 SINGLE = {"rtol": 1e-5, "atol": 1e-6}
+INSTALLED = [name for name in EXPORTS if all(find_spec(package) for package in PACKAGES.get(name, ()))]
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -53,8 +54,7 @@ def trained(batch):
 
 @pytest.fixture(scope="module")
 def exported(trained, batch, tmp_path_factory):
-    formats = [name for name in EXPORTS if not any(find_spec(p) is None for p in PACKAGES.get(name, ()))]
-    return export_model(trained, tmp_path_factory.mktemp("out"), formats, images=batch, batch=3)
+    return export_model(trained, tmp_path_factory.mktemp("out"), INSTALLED, images=batch, batch=3)
 
 
 @pytest.fixture
@@ -82,7 +82,22 @@ def test_a_saved_model_does_not_augment(tmp_path, batch, unchecked):
     np.testing.assert_allclose(runtimes.load("savedmodel", path)(batch), model(batch, training=False), **SINGLE)
 
 
-@pytest.mark.skipif(find_spec("tf2onnx") is None, reason="tf2onnx is not installed")
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_networks_of_reduced_precision_compute_in_float32_in_litert_and_onnx(policy, tmp_path, batch, unchecked):
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", dtype=policy)(images)
+    x = keras.layers.TimeDistributed(keras.layers.Dense(3, dtype=policy), dtype=policy)(x)
+    model = keras.Model(images, keras.layers.Flatten(dtype=policy)(x))
+    formats = [name for name in ("litert", "onnx") if name in INSTALLED]
+    files = export_model(model, tmp_path, formats, images=batch).files
+    for name, path in files.items():
+        outputs = runtimes.load(name, path)(batch)
+        assert outputs.dtype == np.float32
+        np.testing.assert_allclose(outputs, np.asarray(model(batch), np.float32), rtol=0, atol=0.05)
+    assert model.layers[1].compute_dtype == policy.removeprefix("mixed_")
+
+
+@pytest.mark.skipif("onnx" not in INSTALLED, reason="tf2onnx is not installed")
 def test_constants_are_no_inputs_of_an_onnx_file(tmp_path, batch, unchecked):
     images = keras.Input((8, 8, 3), name="images")
     prepared = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 4.0, 4.0])(images) - tf.constant(0.5)
