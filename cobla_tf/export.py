@@ -30,11 +30,15 @@ CHECKED = 16
 
 @dataclass(frozen=True)
 class Exports:
-    """The formats that were written and proved, with their paths, and those that failed, each with a sentence."""
+    """The formats that were written and proved, with their paths, and those that failed, each with a sentence.
+
+    `notes` has a sentence for each of the former that does less than the others.
+    """
 
     files: dict[str, Path] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     checks: tuple[ExportCheck, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class FailedExportError(ExportError):
@@ -78,9 +82,10 @@ def export_model(
 
     The .keras file comes first, whatever the order of `formats`, and holds neither loss nor optimiser: these may be
     classes that only this program knows, and the slots of an optimiser would outweigh what compression saved.
-    All files take a batch of any size; LiteRT's input has to be resized for that. Inputs and outputs are the model's
-    in each, also where weights and arithmetic are 8 bits. LiteRT and ONNX compute in float32 where the model does in
-    less. `model` is left as it was.
+    All files take a batch of any size; LiteRT's input has to be resized for that, and where LiteRT cannot have it, as
+    with recurrent layers, a note says that its file takes one image at a time. Inputs and outputs are the model's in
+    each, also where weights and arithmetic are 8 bits. LiteRT and ONNX compute in float32 where the model does in less.
+    `model` is left as it was.
 
     Args:
         model: functional or Sequential.
@@ -113,7 +118,10 @@ def export_model(
     source = Source(plain(model), calibration, batch)
     exports = _write_all(source, folder, formats)
     checks, failures = check_files(source, each(lambda part: part[:CHECKED], images), exports.files)
-    exports = Exports(*_rejected(exports, failures), checks)
+    files, failures = _rejected(exports, failures)
+    exports = Exports(files, failures, checks, {name: note for name, note in exports.notes.items() if name in files})
+    for name, note in exports.notes.items():
+        logging.warning("export %s: %s", name, note)
     for name, why in exports.failures.items():
         logging.error("export %s failed: %s", name, why)
     if exports.failures:
@@ -125,12 +133,20 @@ def _write_all(source: Source, folder: Path, formats: Sequence[str]) -> Exports:
     exports = Exports()
     for name in (name for name in EXPORTS if name in formats):
         try:
-            with quiet():
-                path = replace_with(folder / FILE_NAMES[name], lambda path, write=WRITERS[name]: write(source, path))
-            exports.files[name] = path
+            exports.files[name], note = _write(source, folder, name)
+            if note:
+                exports.notes[name] = note
         except Exception as error:  # converters raise nearly anything, and no format may cost the others
             exports.failures[name] = one_line(f"{type(error).__name__}: {error}")
     return exports
+
+
+def _write(source: Source, folder: Path, name: str) -> tuple[Path, str | None]:
+    """The file of one format, and what its writer has to say of it."""
+    notes: list[str | None] = []
+    with quiet():
+        path = replace_with(folder / FILE_NAMES[name], lambda path: notes.append(WRITERS[name](source, path)))
+    return path, notes[-1]
 
 
 def _rejected(exports: Exports, failures: dict[str, str]) -> tuple[dict[str, Path], dict[str, str]]:

@@ -1,6 +1,7 @@
 """The formats that a model is exported in: one writer each."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cobla_tf.errors import ExportError
 from cobla_tf.runtimes import Arrays, Names, endpoint, identifiers
 
 if TYPE_CHECKING:
@@ -105,21 +107,46 @@ def _write_saved_model(source: Source, path: Path) -> None:
     archive.write_out(str(path), verbose=False)
 
 
-def _write_litert(source: Source, path: Path, **options: Any) -> None:
+def _write_litert(source: Source, path: Path, **options: Any) -> str | None:
+    """For a batch of any size; for one image, with a sentence on that, where LiteRT has operations for no more."""
+    from tensorflow import lite
+
+    spec = {"supported_ops": [lite.OpsSet.TFLITE_BUILTINS]} | options.pop("target_spec", {})
+    try:
+        _convert(source, path, None, target_spec=spec, **options)
+    except Exception:  # converters raise nearly anything
+        _convert(source, path, 1, target_spec=spec, **options)
+        return "one image at a time, its input cannot be resized: LiteRT has no larger batches of recurrent layers"
+    return None
+
+
+def _convert(source: Source, path: Path, batch: int | None, **options: Any) -> None:
+    """To LiteRT.
+
+    Raises:
+        ExportError: some operations are not LiteRT's own.
+    """
     from cobla_tf.rewrite import in_single_precision
 
     model = _flat(in_single_precision(source.model))
-    model.export(str(path), format="litert", verbose=False, input_signature=_signature(model), **options)
+    try:
+        model.export(str(path), format="litert", verbose=False, input_signature=_signature(model, batch), **options)
+    except Exception as error:  # the converter names operations among many lines
+        lacking = sorted(set(re.findall(r"'tf\.(\w+)'", str(error))))
+        if not lacking:
+            raise
+        raise ExportError(f"LiteRT cannot do {', '.join(lacking)} of this network: leave this export out") from error
 
 
-def _write_litert_float16(source: Source, path: Path) -> None:
+def _write_litert_float16(source: Source, path: Path) -> str | None:
     from tensorflow import float16, lite
 
     options = {"optimizations": [lite.Optimize.DEFAULT], "target_spec": {"supported_types": [float16]}}
-    _write_litert(source, path, **options)
+    return _write_litert(source, path, **options)
 
 
 def _write_litert_int8(source: Source, path: Path) -> None:
+    """For a batch of any size alone: the converter crashes on the loop of a recurrent layer for one image."""
     from tensorflow import lite
 
     from cobla_tf.elements import parts_of
@@ -131,7 +158,7 @@ def _write_litert_int8(source: Source, path: Path) -> None:
             yield {name: part[None] for name, part in zip(names, parts, strict=True)}
 
     options = {"optimizations": [lite.Optimize.DEFAULT], "representative_dataset": representative}
-    _write_litert(source, path, target_spec={"supported_ops": [lite.OpsSet.TFLITE_BUILTINS_INT8]}, **options)
+    _convert(source, path, None, target_spec={"supported_ops": [lite.OpsSet.TFLITE_BUILTINS_INT8]}, **options)
 
 
 def _write_onnx(source: Source, path: Path) -> None:
@@ -165,7 +192,7 @@ def _frozen(model: "keras.Model", names: Sequence[str]) -> Any:
     return convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
 
 
-WRITERS: dict[str, Callable[[Source, Path], None]] = {
+WRITERS: dict[str, Callable[[Source, Path], str | None]] = {
     "keras": _write_keras,
     "savedmodel": _write_saved_model,
     "litert": _write_litert,

@@ -129,6 +129,11 @@ def left_from_before(folder: Path, names: Sequence[str], files: dict[str, str]) 
     return [f"{name} is of an earlier run in the same folder" for name in stale]
 
 
+def limited(exports: Mapping[str, str]) -> list[str]:
+    """Which exports do less than others, each with a sentence."""
+    return [f"export {name}: {note}" for name, note in exports.items()]
+
+
 def to_try_again(failures: Mapping[str, str]) -> list[str]:
     """What is left to do about exports that failed, each with its reason."""
     if not failures:

@@ -12,7 +12,7 @@ from cobla_tf.curve import FILES as CURVE_FILES
 from cobla_tf.events import FILE as EVENTS
 from cobla_tf.export import Exports, FailedExportError, export_model
 from cobla_tf.export_formats import FILE_NAMES
-from cobla_tf.notes import left_from_before, to_try_again
+from cobla_tf.notes import left_from_before, limited, to_try_again
 from cobla_tf.plan import Plan
 from cobla_tf.report import Report
 from cobla_tf.report_files import write_report
@@ -51,7 +51,7 @@ def write_output(model: keras.Model, plan: Plan, report: Report, account: Accoun
         files=account.files,
         failures=exports.failures,
         export_checks=exports.checks,
-        notes=(*report.notes, *stale, *to_try_again(exports.failures)),
+        notes=(*report.notes, *limited(exports.notes), *stale, *to_try_again(exports.failures)),
     )
     account.add_files(write_report(report, config.output_dir))
     return dataclasses.replace(report, files=account.files)

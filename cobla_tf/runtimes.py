@@ -132,6 +132,7 @@ def _litert(path: str, threads: int | None, names: Names) -> Run:
         signature = lite.get_signature_runner()
         entries = [signature.get_input_details()[name] for name in names[0]]
         exits = [signature.get_output_details()[name] for name in names[1]]
+    single = all(entry["shape_signature"][0] == 1 for entry in lite.get_input_details())
     shapes: list[tuple[int, ...]] = []
 
     def run(images: Arrays) -> Arrays:
@@ -148,7 +149,13 @@ def _litert(path: str, threads: int | None, names: Names) -> Run:
         lite.invoke()
         return _joined([lite.get_tensor(exit_["index"]) for exit_ in exits])
 
-    return run
+    def run_each(images: Arrays) -> Arrays:
+        """One image at a time: the file was made for a batch of 1 alone."""
+        parts = parts_of(images)
+        outputs = [parts_of(run(_joined([part[i : i + 1] for part in parts]))) for i in range(len(parts[0]))]
+        return _joined([np.concatenate(column) for column in zip(*outputs, strict=True)])
+
+    return run_each if single else run
 
 
 def _onnx(path: str, threads: int | None, names: Names) -> Run:

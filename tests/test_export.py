@@ -97,6 +97,17 @@ def test_networks_of_reduced_precision_compute_in_float32_in_litert_and_onnx(pol
     assert model.layers[1].compute_dtype == policy.removeprefix("mixed_")
 
 
+def test_a_recurrent_network_in_litert_takes_one_image_at_a_time(tmp_path, batch, unchecked):
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.Reshape((6, 24)), keras.layers.GRU(3)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    with pytest.raises(FailedExportError, match="LiteRT cannot do TensorListReserve") as raised:
+        export_model(model, tmp_path, ("litert", "litert_int8"), images=batch)
+    exports = raised.value.exports
+    np.testing.assert_allclose(runtimes.load("litert", exports.files["litert"])(batch), model(batch), **SINGLE)
+    assert "one image at a time" in exports.notes["litert"]
+    assert set(exports.failures) == {"litert_int8"}
+
+
 @pytest.mark.skipif("onnx" not in INSTALLED, reason="tf2onnx is not installed")
 def test_constants_are_no_inputs_of_an_onnx_file(tmp_path, batch, unchecked):
     images = keras.Input((8, 8, 3), name="images")
