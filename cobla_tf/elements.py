@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.errors import ConfigError, DataError
+from cobla_tf.errors import ConfigError, DataError, ModelError, inside
 
 
 def parts_of(given: Any) -> tuple[Any, ...]:
@@ -30,6 +30,30 @@ def each(function: Callable[[Any], Any], given: Any) -> Any:
 def forward(model: keras.Model, images: Any, training: bool = False) -> Any:
     """The network's output, a tensor or a tuple of them, for images [n, ...] or a tuple of such."""
     return joined(keras.tree.flatten(model(packed(model, images), training=training)))
+
+
+def first_outputs(model: keras.Model, images: Any) -> Any:
+    """`forward` for images (NumPy) of a user's, by which a model that cannot work shows.
+
+    Raises:
+        ModelError: it cannot compute on them, or gives no output that has a row for each.
+    """
+    count, batch = len(parts_of(images)[0]), model.inputs[0].shape[0]
+    only = f"it is made for batches of exactly {batch}: rebuild it without batch_size" if batch else ""
+    try:
+        outputs = forward(model, cast(model, images))
+    except Exception as error:  # a layer's own code may raise anything
+        raise ModelError(
+            f"the model cannot compute on the first {count} images ({inside(error)}); "
+            f"{only or 'give it such values and types as its layers take'}."
+        ) from error
+    rows = [size for part in parts_of(outputs) for size in part.shape[:1]]
+    if count not in rows:
+        raise ModelError(
+            f"the model gives {rows[0] if rows else 'no'} rows of output for {count} images, expected one for each; "
+            f"{only or 'let no fixed size in it stand for the batch'}."
+        )
+    return outputs
 
 
 def packed(model: keras.Model, images: Any) -> Any:

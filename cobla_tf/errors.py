@@ -47,3 +47,10 @@ def without_operation(text: str) -> str:
 def first_line(error: Exception) -> str:
     """Kind and first line of a foreign error, to stand inside one sentence of ours."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def inside(error: Exception) -> str:
+    """Kind, place and reason of an error in a layer's call: Keras writes the reason in bold below the layer's class."""
+    layer, reason = (re.search(form, str(error)) for form in (r"calling (\w+)\.call", r"\x1b\[1m([^\x1b]+)"))
+    text = without_operation(reason[1] if reason else str(error))
+    return f"{type(error).__name__}{f' in {layer[1]}' if layer else ''}: {next(iter(text.splitlines()), '').strip()}"

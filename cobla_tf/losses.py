@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.elements import cast, each, forward, losses_by_output, output_names, parts_of
+from cobla_tf.elements import each, first_outputs, losses_by_output, output_names, parts_of
 from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
 from cobla_tf.graph import is_graph, of_keras
@@ -35,11 +35,11 @@ def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum
         probe: a few examples that check_images let pass.
 
     Raises:
-        ModelError: outputs that the default loss does not fit.
+        ModelError: outputs that the default loss does not fit, or that the model cannot compute.
         ConfigError: Keras knows no such loss.
         DataError: labels outside the outputs, or a loss that is not finite.
     """
-    outputs = each(lambda part: np.asarray(part, dtype=np.float64), forward(model, cast(model, probe.images)))
+    outputs = each(lambda part: np.asarray(part, dtype=np.float64), first_outputs(model, probe.images))
     given, names = losses_by_output(loss, model), output_names(model)
     if len(names) == 1:
         return _resolve(given[0], _Output(model, 0, outputs), probe.labels)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.elements import cast, each, forward, parts_of
+from cobla_tf.elements import cast, each, first_outputs, forward, parts_of
 from cobla_tf.errors import ModelError, first_line
 from cobla_tf.graph import copied, functional, inputs_like, is_graph, symbolic
 from cobla_tf.loss import HALF_PRECISION
@@ -65,9 +65,10 @@ def check_copy(model: keras.Model, images: Any) -> None:
         images: NumPy [N, ...], or a tuple of such; the first ones are tried.
 
     Raises:
-        ModelError: outputs differ by more than rounding; it names the first layer whose own do.
+        ModelError: outputs differ by more than rounding, it names the first layer whose own do; or there are none.
     """
     few = cast(model, each(lambda part: part[:TRIED], images))
+    first_outputs(model, few)
     copy, _ = transform(model, lambda layer: None)
     if _alike(model, copy, few) or not _alike(model, model, few):
         return

@@ -636,6 +636,57 @@ def test_a_copy_that_computes_something_else_is_refused(layer, name):
         cobla_tf.compress(model, images_and_labels(40, SIZE), macs=0.5, config=QUICK)
 
 
+def words(batch=None):
+    ids = keras.Input((8,), dtype="int32", batch_size=batch)
+    return ids, layers.Conv1D(6, 3, padding="same")(layers.Embedding(10, 4)(ids))
+
+
+def unknown_word():
+    ids, x = words()
+    return keras.Model(ids, head1d(x)), np.full((40, 8), 99)
+
+
+def stateful():
+    ids, x = words(4)
+    return keras.Model(ids, layers.Dense(3)(layers.LSTM(4, stateful=True)(x))), np.zeros((40, 8))
+
+
+def whole_numbers():
+    images = keras.Input(SIZE, dtype="uint8")
+    return keras.Model(images, head(conv(6)(images))), np.zeros((40, *SIZE))
+
+
+def fixed_batch():
+    ids, x = words(4)
+    return keras.Model(ids, head1d(keras.ops.reshape(x, (4, -1, 6)))), np.zeros((40, 8))
+
+
+def size_for_the_batch():
+    ids, x = words()
+    return keras.Model(ids, head1d(keras.ops.reshape(x, (4, -1, 6)))), np.zeros((40, 8))
+
+
+def head1d(x):
+    return layers.Dense(3)(layers.GlobalAveragePooling1D()(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (unknown_word, r"cannot compute on the first 2 images \(InvalidArgumentError in Embedding: .* 99 is not in"),
+        (stateful, r"cannot compute on .* in LSTM: If an RNN is stateful.*batches of exactly 4: rebuild it without"),
+        (whole_numbers, r"cannot compute on .* in Conv2D: Incompatible type .* uint8 .*types as its layers take"),
+        (fixed_batch, r"gives 4 rows of output for 2 images, .* made for batches of exactly 4"),
+        (size_for_the_batch, r"gives 4 rows of output for 2 images, .* let no fixed size in it stand"),
+    ],
+)
+def test_a_model_that_cannot_compute_is_one_sentence(make, said):
+    model, given = make()
+    with pytest.raises(ModelError, match=said) as raised:
+        cobla_tf.compress(model, (given, np.arange(40) % 3), macs=0.5, layers="all", config=QUICK)
+    assert len(str(raised.value)) < 400 and "\n" not in str(raised.value)
+
+
 @keras.saving.register_keras_serializable("kinds")
 class Block(layers.Layer):
     def __init__(self, **options):
