@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from textwrap import shorten
 from typing import Any
 
 import keras
@@ -123,12 +125,39 @@ def copied(layer: Any) -> Any:
     try:
         copy = layer.__class__.from_config(layer.get_config())
     except Exception as error:  # a custom layer's own code may raise anything
-        raise ModelError(
-            f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied from its config: give the class a "
-            f"get_config that from_config understands, or use a built-in layer ({first_line(error)})."
-        ) from error
+        kind = f"layer {layer.name!r} ({type(layer).__name__})"
+        raise ModelError(f"{kind} cannot be copied from its config: {_remedy(layer, error)}.") from error
     copy.name = layer.name  # not in the config that Keras gives a class without one of its own
     return copy
+
+
+def _remedy(layer: Any, error: Exception) -> str:
+    with suppress(Exception):  # as above
+        for argument, name in _unregistered(layer.get_config()):
+            return (
+                f"its {argument}, {name}, is not registered: put @keras.saving.register_keras_serializable() above its "
+                "def or class, or give one of Keras' own by its name, such as activation='silu'"
+            )
+    return (
+        "give the class a get_config that from_config understands, or use a built-in layer "
+        f"({shorten(first_line(error), 200, placeholder=' ...')})"
+    )
+
+
+def _unregistered(config: Any, argument: str = "") -> Iterator[tuple[str, str]]:
+    """Arguments in a config that are functions, or of classes, that Keras does not know, with the names of these."""
+    if isinstance(config, list | tuple):
+        for part in config:
+            yield from _unregistered(part, argument)
+    if not isinstance(config, dict):
+        return
+    name = config.get("config") if config.get("class_name") == "function" else config.get("registered_name")
+    if argument and set(config) == {"value"}:
+        yield argument, "a lambda"
+    elif isinstance(name, str) and keras.saving.get_registered_object(name) is None:
+        yield argument, name
+    for key, part in config.items():
+        yield from _unregistered(part, argument if key == "config" else key)
 
 
 def inputs_like(view: keras.Model, like: list[Any]) -> Any:

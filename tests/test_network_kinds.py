@@ -636,6 +636,29 @@ def test_a_copy_that_computes_something_else_is_refused(layer, name):
         cobla_tf.compress(model, images_and_labels(40, SIZE), macs=0.5, config=QUICK)
 
 
+class Small(keras.initializers.Initializer):
+    def __call__(self, shape, dtype=None):
+        return keras.ops.full(shape, 0.1)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"activation": tf.nn.silu}, "its activation, swish, is not registered: put @keras"),
+        ({"activation": lambda x: x}, "its activation, a lambda, is not"),
+        ({"kernel_initializer": Small()}, "its kernel_initializer, Small, is not"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_functions_that_are_not_registered_are_named(options, named, inside):
+    steps, layer = keras.Input((4, 6)), layers.Dense(3, **options)
+    model = keras.Model(steps, (layers.TimeDistributed(layer) if inside else layer)(steps))
+    with pytest.raises(ModelError, match=named) as raised:
+        transform(model, lambda layer: None)
+    assert len(str(raised.value)) < 300
+
+
 def words(batch=None):
     ids = keras.Input((8,), dtype="int32", batch_size=batch)
     return ids, layers.Conv1D(6, 3, padding="same")(layers.Embedding(10, 4)(ids))
