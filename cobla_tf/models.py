@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 MODEL_SUFFIXES = (".keras", *HDF5_SUFFIXES)
+CUSTOM = (
+    r"(?:Could not locate (?:class|function) '|Unknown layer: '|Cannot deserialize object of type `"
+    r"|identifier: \{'module': '[\w.]+', 'class_name': ')([^'`]+)"
+)
+"""What Keras says of a name that it does not know."""
 
 
 def digits_cnn() -> "keras.Model":
@@ -155,9 +160,14 @@ def _check_hdf5(what: str, path: str) -> None:
 
 
 def _reading_failure(path: str, error: Exception) -> str:
-    custom = re.search(r"(?:Could not locate class|Unknown layer:) '(\w+)'", str(error))
+    custom = re.search(CUSTOM, str(error))
     if custom:
-        return f"Model file {path!r} holds the custom object {custom[1]}: only built-in Keras layers can be read."
+        return (
+            f"Model file {path!r} holds the custom object {custom[1]}, which is not known here: register it with "
+            "@keras.saving.register_keras_serializable(), load the model in Python and call cobla_tf.compress there."
+        )
+    if "function identifier: {'value'" in str(error):
+        return f"Model file {path!r} holds a lambda, whose code cannot be read: give the layer one of Keras' functions."
     if "Lambda" in str(error):
         return f"Model file {path!r} holds a Lambda layer, whose code cannot be read: replace it by built-in layers."
     return f"Model file {path!r} is not a whole Keras model, save it with model.save('x.keras'): {first_line(error)}"

@@ -133,14 +133,25 @@ def test_weights_alone_are_no_model(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_custom_and_lambda_layers_are_named(tmp_path, suffix):
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_what_is_not_keras_own_is_named(tmp_path, suffix):
     class Doubling(keras.layers.Layer):
         def call(self, x):
             return 2 * x
 
+    class Small(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            return keras.ops.zeros(shape)
+
+    def odd(x):
+        return 2 * x
+
     path = str(tmp_path / f"model{suffix}")
     for layer, expected in (
-        (Doubling(), "custom object Doubling"),
+        (Doubling(), "custom object Doubling, .* register it with .* call cobla_tf.compress"),
+        (keras.layers.Dense(3, activation=odd), "custom object odd"),
+        (keras.layers.Dense(3, kernel_initializer=Small()), "custom object Small"),
+        (keras.layers.Dense(3, activation=lambda x: x), "a lambda, whose code"),
         (keras.layers.Lambda(lambda x: x), "a Lambda layer"),
     ):
         _tiny(layer).save(path)
