@@ -164,14 +164,18 @@ class Compression:
     def _renormalise(self, model: keras.Model) -> None:
         """Re-estimate the statistics of BatchNorm layers where there are any, and measure the network before it."""
         config, norms = self.config, batch_norms(model)
-        if not norms.open or not config.batch_norm_images:
+        if not config.batch_norm_images:
+            return
+        counts = [len(kind) for kind in (norms.open, norms.frozen, norms.wrapped)]
+        if not norms.open:
+            self.account.notes += renormalised(*counts, 0)
             return
         self._judge("rebuilt", model)
         with self.account.clock("batch statistics"):
             sample = self.plan.train_set.draw(config.batch_norm_images, np.random.default_rng(config.seed))
             reestimate(model, sample, config.batch_size)
             self.devices.share_weights(model.variables)
-        self.account.notes += renormalised(*map(len, (norms.open, norms.frozen, norms.wrapped)), sample.size)
+        self.account.notes += renormalised(*counts, sample.size)
 
     def _fine_tune(self, model: keras.Model, unfinished: Unfinished) -> tuple[dict[str, float], ...]:
         config, account, plan = self.config, self.account, self.plan

@@ -81,7 +81,9 @@ def renormalised(layers: int, frozen: int, wrapped: int, images: int) -> list[st
     """Which statistics of BatchNorm were re-estimated, on how many training images, and which were not."""
     kept = f"; {frozen} frozen ones keep theirs" if frozen else ""
     kept += f"; {wrapped} inside wrappers keep theirs" if wrapped else ""
-    return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
+    if layers:
+        return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
+    return [f"no statistics of BatchNorm were re-estimated{kept}"] if kept else []
 
 
 def unused_options(config: FineTuneConfig) -> list[str]:

@@ -78,6 +78,16 @@ def test_the_report_has_the_network_before_and_after():
             assert report.evaluations["rebuilt"].loss != report.evaluations["compressed"].loss
 
 
+def test_a_network_whose_statistics_all_stay_says_so():
+    images = keras.Input(SIZE)
+    x = layers.BatchNormalization(trainable=False)(layers.Conv2D(6, 3, padding="same")(images))
+    x = layers.TimeDistributed(layers.BatchNormalization())(x)
+    model = keras.Model(images, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    note = "no statistics of BatchNorm were re-estimated; 1 frozen ones keep theirs; 1 inside wrappers keep theirs"
+    assert [text for text in compressed(model, 64).report.notes if "no statistics" in text] == [note]
+    assert not [text for text in compressed(model, 0).report.notes if "no statistics" in text]
+
+
 def test_a_network_that_stays_as_it_is_keeps_its_statistics():
     model = network()
     result = compressed(model, 64, budget=1.0)
