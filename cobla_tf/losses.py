@@ -23,6 +23,13 @@ BINARY = {
     "BinaryFocalCrossentropy": keras.losses.BinaryFocalCrossentropy,
 }
 """Losses that take probabilities by their bare name, and logits if told so."""
+CATEGORICAL = {
+    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    "CategoricalCrossentropy": keras.losses.CategoricalCrossentropy,
+    "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
+    "SparseCategoricalCrossentropy": keras.losses.SparseCategoricalCrossentropy,
+}
+"""Likewise, over the classes along the last axis; what is the default."""
 
 
 def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum:
@@ -78,6 +85,17 @@ class _Output:
             layer, _, index = layer.outputs[index]._keras_history
         return getattr(layer, "activation", None)
 
+    @property
+    def are_probabilities(self) -> bool:
+        """Of classes along the last axis."""
+        tolerance = 1e-4 if self.dtype in ("float32", "float64") else 2e-2
+        return bool((self.values >= 0).all() and np.allclose(self.values.sum(axis=-1), 1, atol=tolerance))
+
+    @property
+    def are_logits(self) -> bool:
+        """Of classes along the last axis."""
+        return not self.are_probabilities and self.activation is not keras.activations.sigmoid
+
 
 def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
     check_numbers(labels)
@@ -97,15 +115,27 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
 
 def _is_default(loss: Any) -> bool:
     """A bare name of what is the default: whether it is told logits or probabilities is then left open."""
-    if not _is_keras(loss):
-        return False
-    known = ("categorical_crossentropy", "CategoricalCrossentropy")
-    return getattr(loss, "__name__", loss).removeprefix("sparse_").removeprefix("Sparse") in known
+    return _is_keras(loss) and _bare(loss) in CATEGORICAL
 
 
 def _is_keras(loss: Any) -> bool:
     """Whether it is a bare name, or a function of Keras' own."""
     return isinstance(loss, str) or (hasattr(loss, "__name__") and of_keras(loss))
+
+
+def _bare(loss: Any) -> Any:
+    return getattr(loss, "__name__", loss)
+
+
+def _on_logits(loss: Any, output: _Output) -> keras.losses.Loss | None:
+    """The loss by a bare name for logits, where the outputs are these and it takes probabilities."""
+    if not _is_keras(loss):
+        return None
+    if _bare(loss) in BINARY and not ((output.values >= 0) & (output.values <= 1)).all():
+        return BINARY[_bare(loss)](from_logits=True, dtype=output.precision)
+    if _bare(loss) not in CATEGORICAL or output.values.shape[-1] < 2 or not output.are_logits:
+        return None
+    return CATEGORICAL[_bare(loss)](from_logits=True, dtype=output.precision)
 
 
 def _first_value(loss: Loss, labels: Array, outputs: Array) -> float:
@@ -125,8 +155,11 @@ def _label_kind(labels: Array, outputs: Array) -> str:
         return "other"
     if labels.shape == outputs.shape:
         return "one-hot" if np.allclose(labels.sum(axis=1), 1) and (labels >= 0).all() else "other"
-    integral = np.issubdtype(labels.dtype, np.integer) or bool((labels == np.round(labels)).all())
-    return "sparse" if integral and labels.size == len(outputs) else "other"
+    return "sparse" if labels.size == len(outputs) and _are_whole(labels) else "other"
+
+
+def _are_whole(labels: Array) -> bool:
+    return np.issubdtype(labels.dtype, np.integer) or bool((labels == np.round(labels)).all())
 
 
 class _Mean(keras.losses.Loss):
@@ -143,11 +176,9 @@ class _Mean(keras.losses.Loss):
 
 
 def _given(loss: Any, output: _Output, kind: str) -> Loss:
-    bare, on = getattr(loss, "__name__", loss), ""
-    if _is_keras(loss) and bare in BINARY and not ((output.values >= 0) & (output.values <= 1)).all():
-        loss, on = BINARY[bare](from_logits=True, dtype=output.precision), " on logits"
+    told = _on_logits(loss, output)
     try:
-        function = keras.losses.get(loss)
+        function = told or keras.losses.get(loss)
     except ValueError as error:
         near = get_close_matches(str(loss), [name for name in dir(keras.losses) if name.islower()], n=2)
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
@@ -157,8 +188,9 @@ def _given(loss: Any, output: _Output, kind: str) -> Loss:
     if not isinstance(function, keras.losses.Loss):
         function = _Mean(function, output.precision)
     name = function.name or type(function).__name__
-    told = {"one-hot": True, "binary": "binary" in name.lower(), "sparse": "sparse" in name.lower()}
-    return Loss(function, kind if told.get(kind) else "other", f"{name}{on}, as given", output.values.shape[-1])
+    fits = {"one-hot": True, "binary": "binary" in name.lower(), "sparse": "sparse" in name.lower()}
+    said = f"{name}{' on logits' if told else ''}, as given"
+    return Loss(function, kind if fits.get(kind) else "other", said, output.values.shape[-1])
 
 
 def _default(output: _Output, labels: Array, kind: str) -> Loss:
@@ -170,9 +202,9 @@ def _default(output: _Output, labels: Array, kind: str) -> Loss:
             )
         raise ModelError(
             f"the default loss is cross-entropy over classes, which does not fit outputs {output.values.shape} with "
-            f"labels {labels.shape}; pass loss=, e.g. loss='binary_crossentropy'."
+            f"labels {labels.shape}; pass loss=, e.g. loss={_example(output, labels)}."
         )
-    from_logits = not _are_probabilities(output.values, output.dtype)
+    from_logits = not output.are_probabilities
     if from_logits and output.activation is keras.activations.sigmoid:
         raise ModelError(
             "the model ends in a sigmoid, neither logits nor probabilities; pass loss= to say how to judge it."
@@ -183,6 +215,8 @@ def _default(output: _Output, labels: Array, kind: str) -> Loss:
     return Loss(function, kind, f"{maker.__name__} on {said}", output.values.shape[-1])
 
 
-def _are_probabilities(outputs: Array, dtype: str) -> bool:
-    tolerance = 1e-4 if dtype in ("float32", "float64") else 2e-2
-    return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=tolerance))
+def _example(output: _Output, labels: Array) -> str:
+    """Of a loss that may be meant: classes of pixels or steps, or several at once."""
+    if output.values.shape[-1] > 1 and labels.shape == output.values.shape[:-1] and _are_whole(labels):
+        return f"keras.losses.SparseCategoricalCrossentropy(from_logits={output.are_logits})"
+    return "'binary_crossentropy'"

@@ -72,17 +72,40 @@ def test_labels_of_one_axis_less_are_compared_each_with_its_output(given):
     assert float(total) / 16 == pytest.approx(expected, rel=1e-5)
 
 
+def per_pixel(activation):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((10, 10, 2)), keras.layers.Conv2D(3, 3, padding="same", activation=activation)]
+    )
+
+
 @pytest.mark.parametrize("given", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy()])
 def test_a_class_for_every_pixel(given):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [keras.Input((10, 10, 2)), keras.layers.Conv2D(3, 3, padding="same", activation="softmax")]
-    )
+    model = per_pixel("softmax")
     images, masks = images_and_labels(8)[0], np.random.default_rng(0).integers(0, 3, (8, 10, 10))
     model.compile(loss=given)
     expected = model.evaluate(images, masks, batch_size=8, verbose=0)
     loss = resolve_loss(given, model, Sample(images, masks))
     assert float(loss.total(masks, model(images))) / 8 == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "one_hot"), [("sparse_categorical_crossentropy", 0), ("CategoricalCrossentropy", 1)])
+def test_the_bare_name_of_a_loss_of_every_pixel_is_told_logits_by_what_they_are(name, one_hot):
+    images, masks = images_and_labels(8)[0], np.random.default_rng(0).integers(0, 3, (8, 10, 10))
+    labels = np.eye(3)[masks] if one_hot else masks
+    values = []
+    for activation in (None, "softmax"):
+        model = per_pixel(activation)
+        values.append(float(resolve_loss(name, model, Sample(images, labels)).total(labels, model(images))))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert "on logits" not in resolve_loss(name, per_pixel("sigmoid"), Sample(images, labels)).description
+
+
+@pytest.mark.parametrize(("activation", "logits"), [(None, True), ("softmax", False)])
+def test_classes_of_every_pixel_need_a_loss_that_is_named(activation, logits):
+    sample = Sample(images_and_labels(8)[0], np.zeros((8, 10, 10), int))
+    with pytest.raises(ModelError, match=rf"SparseCategoricalCrossentropy\(from_logits={logits}\)"):
+        resolve_loss(None, per_pixel(activation), sample)
 
 
 @pytest.mark.parametrize(
