@@ -1,5 +1,6 @@
 """The layers of a model that can be decomposed, and the reasons for the others."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -169,7 +170,20 @@ def _wrong_kind(layer: keras.layers.Layer, layers: Sequence[str]) -> str | None:
         return f"layers of the kind {name} were not asked for"
     if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
         return "depthwise: every channel has one small kernel of its own, of which two factors would save nothing"
-    return "of a kind that is not decomposed"
+    return f"of a kind that is not decomposed{_inside(layer, layers)}"
+
+
+def _inside(layer: keras.layers.Layer, layers: Sequence[str]) -> str:
+    """What it holds that would be sites by themselves, and how they become that."""
+    kinds = Counter(name for part in layer._flatten_layers(include_self=False) if (name := name_of(part)) in layers)
+    if not kinds:
+        return ""
+    if isinstance(layer, keras.layers.TimeDistributed):
+        advice = "fold the frames into the batch with keras.ops.reshape, and call what is wrapped directly"
+    else:
+        advice = "call them directly in the model"
+    held = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))
+    return f": the layers inside ({held}) cannot be reached; {advice}"
 
 
 def _unusable(uses: list[Call]) -> str | None:

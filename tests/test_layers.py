@@ -185,6 +185,20 @@ def test_layers_of_other_kinds_have_their_reasons():
     assert sites.names == ("dense",)
 
 
+def test_layers_inside_of_others_are_told_of_with_the_way_to_them():
+    frames = keras.Input((4, 8, 8, 3))
+    convs = L.Conv2D(4, 3, name="first"), L.Conv2D(6, 3, name="second")
+    cnn = keras.Sequential([keras.Input((8, 8, 3)), *convs, L.Flatten(), L.Dense(5)], name="cnn")
+    wrapped = L.SpectralNormalization(L.Dense(4), name="normal")(L.TimeDistributed(cnn, name="steps")(frames))
+    model = keras.Model(frames, L.Dense(3)(L.Bidirectional(L.LSTM(4), name="memory")(wrapped)))
+    reasons = {layer.name: layer.reason for layer in find_sites(model, "spatial", layers="all").skipped}
+    assert "the layers inside (2 conv2d, 1 dense) cannot be reached; fold the frames into the batch" in reasons["steps"]
+    assert "the layers inside (1 dense) cannot be reached; call them directly" in reasons["normal"]
+    assert reasons["memory"] == "of a kind that is not decomposed"
+    folded = keras.ops.reshape(cnn(keras.ops.reshape(frames, (-1, 8, 8, 3))), (-1, 4, 5))
+    assert find_sites(keras.Model(frames, folded), "spatial").names == ("cnn/first", "cnn/second")
+
+
 def test_the_names_of_kinds():
     assert tuple(KINDS) == LAYERS == check_layers("all") == check_layers(["dense", "all"])
     assert check_layers("dense") == ("dense",)
