@@ -155,12 +155,14 @@ class Form:
         outputs: names of the model's outputs.
         judged: places of the outputs that have a loss, and so labels.
         named: whether the model takes a dict, and whether it gives one: the order of a tuple would then mean nothing.
+        shapes: of one image for each input, where they are known.
     """
 
     inputs: tuple[str, ...] = ("images",)
     outputs: tuple[str, ...] = ("labels",)
     judged: tuple[int, ...] = (0,)
     named: tuple[bool, bool] = (False, False)
+    shapes: tuple[Sequence[int | None], ...] = ()
 
     def arrange(self, images: Any, labels: Any) -> tuple[Any, Any]:
         """Arrays, or tuples, lists or dicts of them as Keras' fit takes them, in the network's order.
@@ -182,7 +184,8 @@ def form_of(model: keras.Model, loss: Any) -> Form:
         if isinstance(model, keras.Sequential)
         else tuple(isinstance(given, dict) for given in (model.input, model.output))
     )
-    return Form(tuple(t.name for t in model.inputs), output_names(model), tuple(losses_by_output(loss, model)), named)
+    inputs, shapes = (tuple(t.name for t in model.inputs), tuple(t.shape[1:] for t in model.inputs))
+    return Form(inputs, output_names(model), tuple(losses_by_output(loss, model)), named, shapes)
 
 
 def _arrange(given: Any, names: tuple[str, ...], what: str, named: bool) -> Any:

@@ -1,6 +1,6 @@
 """From what a user hands over to examples: arrays or a tf.data.Dataset, checked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cobla_tf.elements import Form, each, joined, parts_of
+from cobla_tf.elements import Form, each, is_of, joined, parts_of
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Batch, Examples, Sample, Stream
 
@@ -104,6 +104,9 @@ def _read(dataset: Any, name: str, form: Form) -> Examples:
     arranged = joined(form.arrange(*spec))
     if not all(hasattr(part, "shape") for one in arranged for part in parts_of(one)):
         raise DataError(f"expected batches of (images, labels), got elements of the form {spec}.")
+    specs = parts_of(arranged[0])
+    if form.shapes and all(_is_one(part.shape, own) for part, own in zip(specs, form.shapes, strict=True)):
+        raise DataError(f"expected batches, got single images of shape {specs[0].shape}; batch it, dataset.batch(32).")
     if int(dataset.cardinality()) == -1:
         raise DataError(f"{name} repeats without end; expected a finite dataset: leave out .repeat().")
     arranged = dataset if arranged == spec else dataset.map(form.arrange)
@@ -111,6 +114,11 @@ def _read(dataset: Any, name: str, form: Form) -> Examples:
     if size is not None and size * _known_bytes(arranged) > IN_MEMORY_LIMIT:
         return Stream(arranged, size)
     return _keep(arranged, name)
+
+
+def _is_one(shape: tf.TensorShape, own: Sequence[int | None]) -> bool:
+    """Whether a shape is that of one image, without a batch axis."""
+    return shape.rank is not None and is_of(shape.as_list(), own)
 
 
 def _known_size(dataset: Any) -> int | None:

@@ -1,8 +1,10 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from cobla_tf import examples, reading
+from cobla_tf.elements import form_of
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Sample, Stream
 from cobla_tf.reading import as_examples
@@ -115,6 +117,15 @@ def test_epochs_go_on_at_any_of_them_in_the_same_order(own_order):
 def test_bad_datasets(dataset, sentence):
     with pytest.raises(DataError, match=sentence):
         as_examples(dataset)
+
+
+def test_single_images_with_masks_are_to_be_batched():
+    images = keras.Input((6, 6, 3))
+    form = form_of(keras.Model(images, keras.layers.Conv2D(1, 1)(images)), "mse")
+    pairs = tf.data.Dataset.from_tensor_slices((np.zeros((4, 6, 6, 3)), np.zeros((4, 6, 6, 1))))
+    with pytest.raises(DataError, match=r"dataset: expected batches, got single images of shape \(6, 6, 3\); batch it"):
+        as_examples(pairs, form=form)
+    assert as_examples(pairs.batch(3), form=form).size == 4
 
 
 def test_what_is_reserved_is_in_random_order_and_the_rest_is_drawn_from_what_is_left():
