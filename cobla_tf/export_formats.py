@@ -116,7 +116,7 @@ def _write_litert(source: Source, path: Path, **options: Any) -> str | None:
         _convert(source, path, None, target_spec=spec, **options)
     except Exception:  # converters raise nearly anything
         _convert(source, path, 1, target_spec=spec, **options)
-        return "one image at a time, its input cannot be resized: LiteRT has no larger batches of recurrent layers"
+        return "one image at a time, its input cannot be resized: no larger batch converts, as with recurrent layers"
     return None
 
 

@@ -179,7 +179,7 @@ def _given(loss: Any, output: _Output, kind: str) -> Loss:
     told = _on_logits(loss, output)
     try:
         function = told or keras.losses.get(loss)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # TypeError: a class that needs arguments, as LossFunctionWrapper
         near = get_close_matches(str(loss), [name for name in dir(keras.losses) if name.islower()], n=2)
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise ConfigError(

@@ -195,6 +195,7 @@ def bad_output(tmp_path):
         ({"macs": 0.5, "dataset": images_and_labels(90, classes=7)}, DataError, r"labels in 0\.\.2"),
         ({"macs": 0.5, "validation": images_and_labels(90, classes=7)}, DataError, r"labels in 0\.\.2"),
         ({"macs": 0.5, "loss": "no_such_loss"}, ConfigError, "no_such_loss"),
+        ({"macs": 0.5, "loss": "LossFunctionWrapper"}, ConfigError, "'LossFunctionWrapper' is none of Keras'"),
         ({"macs": 0.5, "dataset": with_nan(images_and_labels(90))}, DataError, "1 images hold NaN.*index 80"),
         ({"macs": 0.5, "validation": with_nan(images_and_labels(90))}, DataError, "validation: 1 images hold NaN"),
         (
