@@ -216,13 +216,22 @@ class FineTuneConfig:
                 f"callbacks holds a {name}, but the learning rate falls along a cosine already: leave it out, or pass "
                 "an optimiser with a schedule of its own."
             )
-        watching = {str(getattr(callback, "monitor", "")): type(callback).__name__ for callback in given}
-        for watched, name in watching.items():
+        for name, watched in self.watched.items():
             if watched.startswith("val_") and not self.validation_share:
                 raise ConfigError(
                     f"{name} watches {watched}, for which training images must be set apart: set validation_share, "
                     "e.g. to 0.1."
                 )
+
+    @property
+    def watched(self) -> dict[str, str]:
+        """What callbacks wait for, by the name of their class; one that saves every epoch waits for nothing."""
+        asking = {type(callback).__name__: callback for callback in self.callbacks}
+        return {
+            name: callback.monitor
+            for name, callback in asking.items()
+            if isinstance(getattr(callback, "monitor", None), str) and getattr(callback, "save_best_only", True)
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

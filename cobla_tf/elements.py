@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.errors import ConfigError, DataError, ModelError, inside
+from cobla_tf.errors import ConfigError, DataError, ModelError, inside, out_of_memory
 
 
 def parts_of(given: Any) -> tuple[Any, ...]:
@@ -43,6 +43,8 @@ def first_outputs(model: keras.Model, images: Any) -> Any:
     try:
         outputs = forward(model, cast(model, images))
     except Exception as error:  # a layer's own code may raise anything
+        if out_of_memory(error):
+            raise
         raise ModelError(
             f"the model cannot compute on the first {count} images ({inside(error)}); "
             f"{only or 'give it such values and types as its layers take'}."

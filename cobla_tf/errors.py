@@ -49,6 +49,11 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether it says so, in Python or in TensorFlow."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
 def inside(error: Exception) -> str:
     """Kind, place and reason of an error in a layer's call: Keras writes the reason in bold below the layer's class."""
     layer, reason = (re.search(form, str(error)) for form in (r"calling (\w+)\.call", r"\x1b\[1m([^\x1b]+)"))

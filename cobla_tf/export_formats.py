@@ -108,7 +108,7 @@ def _write_saved_model(source: Source, path: Path) -> None:
 
 
 def _write_litert(source: Source, path: Path, **options: Any) -> str | None:
-    """For a batch of any size; for one image, with a sentence on that, where LiteRT has operations for no more."""
+    """For a batch of any size; where that does not convert, for one image, with a sentence that says so."""
     from tensorflow import lite
 
     spec = {"supported_ops": [lite.OpsSet.TFLITE_BUILTINS]} | options.pop("target_spec", {})
@@ -116,7 +116,7 @@ def _write_litert(source: Source, path: Path, **options: Any) -> str | None:
         _convert(source, path, None, target_spec=spec, **options)
     except Exception:  # converters raise nearly anything
         _convert(source, path, 1, target_spec=spec, **options)
-        return "one image at a time, its input cannot be resized: no larger batch converts, as with recurrent layers"
+        return "made for one image at a time: for a batch of any size it does not convert, as with recurrent layers"
     return None
 
 

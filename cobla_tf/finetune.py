@@ -3,6 +3,8 @@
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from numbers import Number
 from typing import Any
 
 import keras
@@ -23,6 +25,9 @@ from cobla_tf.provenance import told_loss, versions
 from cobla_tf.replicated import ReplicatedModel, clip_sums
 from cobla_tf.training_backup import TrainingBackup
 from cobla_tf.unfinished import Unfinished
+
+CHANGING = frozenset({"name", "seed", "inbound_nodes", "input_layers", "output_layers"})
+"""Of a config: names and what holds them, and seeds."""
 
 
 def train(
@@ -151,7 +156,7 @@ def training_backup(
     """
     optimizer = make_optimizer(config)
     further = {"class": type(optimizer).__name__, "excluded": sorted(without_decay(optimizer).split("|"))}
-    settings = _nameless(optimizer.get_config()) | further
+    settings = _plain(optimizer.get_config()) | further
     schedule = (config.epochs, config.learning_rate, batch_size, seed, config.distillation)
     stop = (config.validation_share, config.patience, [_told(callback) for callback in config.callbacks])
     judged, layers = told_loss(model, loss, examples), [_told_layer(layer) for layer in model._flatten_layers()]
@@ -159,17 +164,23 @@ def training_backup(
     return TrainingBackup(unfinished.path(f"{kind}.npz", key), key)
 
 
-def _nameless(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without the names of optimisers, in which Keras counts them."""
-    kept = {key: value for key, value in settings.items() if key != "name"}
-    return {key: _nameless(value) if isinstance(value, dict) else value for key, value in kept.items()}
+def _plain(settings: Any) -> Any:
+    """Settings without what differs from one process to the next: names and seeds, which Keras counts or draws, and
+    objects.
+    """
+    if isinstance(settings, dict):
+        return {key: _plain(value) for key, value in settings.items() if key not in CHANGING}
+    if isinstance(settings, list | tuple):
+        return [_plain(value) for value in settings]
+    return settings if isinstance(settings, str | Number | None) else type(settings).__name__
 
 
-def _told_layer(layer: keras.layers.Layer) -> tuple[str, ...]:
-    """What a layer does in training alone: its class, its plain settings, and whether it learns."""
-    settings = _nameless(layer.get_config()) if not isinstance(layer, keras.Model) else {}
-    plain = (f"{key}={value}" for key, value in settings.items() if isinstance(value, str | int | float | dict))
-    return type(layer).__name__, str(layer.trainable), *plain
+def _told_layer(layer: keras.layers.Layer) -> tuple[str, bool, Any]:
+    """What a layer does in training: its class, whether it learns, and its settings as far as it tells them."""
+    settings = {}
+    with suppress(Exception):  # a layer inside a user's own need not have a config
+        settings = _plain(layer.get_config())
+    return type(layer).__name__, layer.trainable, settings
 
 
 def _told(callback: keras.callbacks.Callback) -> tuple[str, ...]:

@@ -88,13 +88,13 @@ def renormalised(layers: int, frozen: int, wrapped: int, images: int) -> list[st
 
 def unused_options(config: FineTuneConfig) -> list[str]:
     """What was asked of fine-tuning and had no effect."""
-    if config.epochs:
-        if config.learning_rate is None or not tunes_itself(make_optimizer(config)):
-            return []
-        return [f"learning_rate {config.learning_rate:g} was not used: YellowFin finds its own"]
-    plain = FineTuneConfig()
-    asked = [name for name in OF_FINE_TUNING if getattr(config, name) != getattr(plain, name)]
-    return [f"there was no fine-tuning (epochs 0), and {', '.join(asked)} had nothing to do"] if asked else []
+    notes = []
+    if config.learning_rate is not None and tunes_itself(make_optimizer(config)):
+        notes.append(f"learning_rate {config.learning_rate:g} was not used: YellowFin finds its own")
+    asked = [name for name in OF_FINE_TUNING if getattr(config, name)]
+    if asked and not config.epochs:
+        notes.append(f"there was no fine-tuning (epochs 0), and {', '.join(asked)} had nothing to do")
+    return notes
 
 
 def chosen_epoch(history: Sequence[dict[str, float]], best: int) -> list[str]:

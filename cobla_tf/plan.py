@@ -18,7 +18,7 @@ from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.export import check_exports
 from cobla_tf.files import check_writable
-from cobla_tf.graph import check_model
+from cobla_tf.graph import check_model, of_keras
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.losses import resolve_loss
 from cobla_tf.optimizers import make_optimizer
@@ -153,14 +153,14 @@ def _check_fine_tuning(
 
 def _check_watched(config: FineTuneConfig, loss: Loss) -> None:
     """Refuse callbacks that wait for what training never tells."""
-    told = {"loss", "accuracy"} if tells_accuracy(loss, config.distillation) else {"loss"}
-    told |= {f"val_{name}" for name in told} if config.validation_share else set()
-    for callback in config.callbacks:
-        watched = getattr(callback, "monitor", None)
-        if isinstance(watched, str) and watched not in told:
+    told = ("accuracy", "loss") if tells_accuracy(loss, config.distillation) else ("loss",)
+    if not all(of_keras(type(callback)) for callback in config.callbacks):
+        return  # one of the user's own may tell more
+    for name, watched in config.watched.items():
+        if watched.removeprefix("val_") not in told:
             raise ConfigError(
-                f"{type(callback).__name__} watches {watched}, and this training tells {', '.join(sorted(told))}: name "
-                "one of these as its monitor."
+                f"{name} watches {watched}, and this training tells {' and '.join(told)}: name one of these as its "
+                "monitor, with val_ before it where training images are set apart."
             )
 
 

@@ -150,9 +150,13 @@ def command() -> str:
 
 def told_loss(model: "keras.Model", loss: Loss | LossSum, examples: Examples) -> str:
     """A loss by its name and its value on the first images, which stands for the model's graph and the loss's code."""
+    return f"{loss.description}, {first_loss(model, loss, examples):.4g} on the first images"
+
+
+def first_loss(model: "keras.Model", loss: Loss | LossSum, examples: Examples) -> float:
+    """The sum of a loss over the first images."""
     probe = examples.probe()
-    value = float(loss.total(probe.labels, forward(model, cast(model, probe.images))))
-    return f"{loss.description}, {value:.4g} on the first images"
+    return float(loss.total(probe.labels, forward(model, cast(model, probe.images))))
 
 
 def fingerprint(model: "keras.Model", plan: Plan, asked: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Relaxation:
             loop.refresh()
         result = loop.run()
         if loop.constraints.violated(result.x):
-            raise SolverError(result.status)
+            raise SolverError(f"{result.status}: more iterations, or another start, may get there.")
         self.log.tell(phase, result.status)
         self._certify(phase)
         return result.x

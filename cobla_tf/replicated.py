@@ -12,6 +12,9 @@ from cobla_tf.errors import ConfigError
 from cobla_tf.loss import Loss, LossSum
 from cobla_tf.optimizers import clip_limits, inner, make_optimizer
 
+WRITERS = frozenset({"ModelCheckpoint", "BackupAndRestore", "OrbaxCheckpoint"})
+"""Callbacks of Keras that write the network that they see."""
+
 
 class ReplicatedModel(keras.Model):
     """Trains as on one device: every image weighs the same, however a batch is divided.
@@ -84,13 +87,17 @@ def check_replicated(config: FineTuneConfig) -> None:
     Raises:
         ConfigError: gradients are to be accumulated over steps, or a callback of Keras' writes the network.
     """
+    if not config.epochs:
+        return
     if getattr(inner(make_optimizer(config)), "gradient_accumulation_steps", None):
         raise ConfigError("gradient_accumulation_steps is for one device; leave it out, and set a larger batch_size.")
     for callback in config.callbacks:
-        if isinstance(callback, keras.callbacks.ModelCheckpoint | keras.callbacks.BackupAndRestore):
+        writer = WRITERS & {kind.__name__ for kind in type(callback).__mro__}
+        if writer:
             raise ConfigError(
-                f"{type(callback).__name__} writes the network as it lies on one device; leave it out with several: an "
-                "output folder keeps every epoch, and validation_share the best one."
+                f"{type(callback).__name__} writes the network as it lies on one device; leave it out with several: "
+                "with an output folder training goes on where it was stopped, and validation_share keeps the best "
+                "epoch."
             )
 
 

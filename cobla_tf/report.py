@@ -145,13 +145,14 @@ class Report:
 
     def certificate_notes(self) -> str:
         """What the table says, and what rounding cost at once."""
-        if self.rounding is None:
-            return CERTIFICATE
-        relaxed, rounded = self.rounding.relaxed, self.rounding.rounded
-        return (
-            f"{CERTIFICATE} Rounding took the loss from {relaxed:.4f} to {rounded:.4f} on the training images that "
-            "solutions are compared on, before fading and refining."
-        )
+        notes = [CERTIFICATE] if self.certificates else []
+        if self.rounding is not None:
+            relaxed, rounded = self.rounding.relaxed, self.rounding.rounded
+            notes.append(
+                f"Rounding took the loss from {relaxed:.4f} to {rounded:.4f} on the training images that solutions are "
+                "compared on, before fading and refining."
+            )
+        return " ".join(notes)
 
     def prices(self) -> str:
         """One line: what a wider budget would buy, at the masks of the last solve that has a certificate."""

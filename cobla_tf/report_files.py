@@ -86,7 +86,7 @@ def _left_alone(report: Report) -> str:
 
 
 def _certificate(report: Report) -> str:
-    return f"{report.certificate_table(STYLE)}\n\n{report.certificate_notes()}" if report.certificates else ""
+    return "\n\n".join(part for part in (report.certificate_table(STYLE), report.certificate_notes()) if part)
 
 
 def _solver(report: Report) -> str:

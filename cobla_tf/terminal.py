@@ -2,6 +2,7 @@
 
 import logging as python_logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -9,12 +10,14 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from cobla_tf.errors import CoblaError, ConfigError, OutputError, WorkerError, first_line
+from cobla_tf.errors import CoblaError, ConfigError, OutputError, WorkerError, first_line, out_of_memory
 from cobla_tf.files import at_home
 from cobla_tf.flagfiles import resolve_flagfiles
 
 HELP = frozenset({"help", "helpfull", "helpshort", "helpxml", "h", "?"})
 BAD_INPUT, WORKER_GONE = 2, 3
+UNREAD = 141
+"""As of a command that SIGPIPE ends."""
 
 
 def run_with_flags(
@@ -35,12 +38,16 @@ def run_with_flags(
         stopped: what became of the work, said on SIGINT and SIGTERM.
     """
     argv = ["--help" if argument in ("-h", "--h") else argument for argument in argv]
-    try:
-        _run(name, lambda: app.run(main, argv=resolve_flagfiles(argv), flags_parser=_parse), stopped)
-    except SystemExit:
-        if HELP & given(argv):  # absl takes a wish for help for a failure
-            sys.exit(0)
-        raise
+
+    def call() -> NoReturn:
+        try:
+            app.run(main, argv=resolve_flagfiles(argv), flags_parser=_parse)
+        except SystemExit:
+            if HELP & given(argv):  # absl takes a wish for help for a failure
+                sys.exit(0)
+            raise
+
+    _run(name, call, stopped)
 
 
 def run_with_arguments(name: str, main: Callable[[], int | None], stopped: str) -> NoReturn:
@@ -56,11 +63,16 @@ def _run(name: str, call: Callable[[], NoReturn], stopped: str) -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as for a command that a script puts in the background
             signal.signal(number, _stop)
     try:
-        _with_a_reader(call)
+        call()
+    except SystemExit:
+        _unread()
+        raise
     except (CoblaError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            sys.exit(UNREAD)
         sys.exit(bad_input(name, error))
     except Exception as error:
-        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's
+        if not out_of_memory(error):
             raise
         sys.exit(bad_input(name, ConfigError("it takes more memory than there is: lower --batch_size, or the sample.")))
     except KeyboardInterrupt as stop:
@@ -68,16 +80,17 @@ def _run(name: str, call: Callable[[], NoReturn], stopped: str) -> NoReturn:
         sys.exit(128 + (stop.args or (signal.SIGINT,))[0])
 
 
-def _with_a_reader(call: Callable[[], NoReturn]) -> NoReturn:
-    """Where what reads the output ends before, as `head` does, the rest of the output goes nowhere."""
+def _unread() -> bool:
+    """Whether what reads the output has ended before, as `head` does; the rest of the output goes nowhere then."""
     try:
-        try:
-            call()
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        place, watch = sys.stdout.fileno(), select.poll()
+    except (AttributeError, OSError):  # no output, none of the system's, or a system without poll
+        return False
+    watch.register(place, 0)
+    if not watch.poll(0):  # which tells errors alone
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+    return True
 
 
 def bad_input(name: str, error: CoblaError | OSError) -> int:

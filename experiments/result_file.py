@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,11 @@ from cobla_tf.errors import ConfigError, OutputError, first_line
 from cobla_tf.files import check_writable, replace_with
 
 Record = dict[str, Any]
+
+MEASURED = "measured"
+"""Key of what in a configuration is a number that another processor computes a little differently."""
+WITHIN = 1e-2
+"""Relative, up to which such numbers are the same."""
 
 
 class ResultFile:
@@ -98,7 +104,8 @@ class ResultFile:
             replace_with(self._path, lambda path: path.write_text(whole + newline, encoding="utf-8"))
 
     def _read(self) -> list[Record]:
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        with self._lock:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
         try:
             records = [json.loads(line) for line in lines]
             records[0]["configuration"]
@@ -112,7 +119,7 @@ class ResultFile:
 
     def _check(self, head: Record) -> None:
         there, here = _flat(head["configuration"]), _flat(self._configuration)
-        different = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        different = [name for name in {**there, **here} if not _agree(name, there.get(name), here.get(name))]
         if different:
             parts = [f"{name} {there.get(name)!r} there and {here.get(name)!r} here" for name in different[:3]]
             raise ConfigError(
@@ -133,6 +140,12 @@ class ResultFile:
                 writer.writerows(records)
         except OSError as error:
             raise OutputError(f"{path} cannot be written ({error.strerror}); name another folder.") from error
+
+
+def _agree(name: str, there: Any, here: Any) -> bool:
+    if name.startswith(f"{MEASURED}.") and None not in (there, here):
+        return math.isclose(there, here, rel_tol=WITHIN)
+    return there == here
 
 
 def _flat(settings: Any, name: str = "") -> dict[str, Any]:

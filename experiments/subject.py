@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 from cobla_tf.experiments.experiment import Settings
-from cobla_tf.experiments.result_file import Record
+from cobla_tf.experiments.result_file import MEASURED, Record
 
 import cobla_tf
 from cobla_tf.baselines.method import Method
@@ -20,7 +20,7 @@ from cobla_tf.datasets import DataSplits
 from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.losses import resolve_loss
-from cobla_tf.provenance import told_loss
+from cobla_tf.provenance import first_loss
 from cobla_tf.reading import as_examples
 from cobla_tf.report_parts import SiteReport
 from cobla_tf.result import Result
@@ -75,10 +75,11 @@ class Subject:
         return as_examples(self.data.test, "test images")
 
     @cached_property
-    def _loss(self) -> str:
+    def _loss(self) -> dict[str, Any]:
         """What tells networks of the same weights apart, training images of streams too: the loss on a few of them."""
-        probe = self.train.probe()
-        return told_loss(self.model, resolve_loss(None, self.model, probe), self.train)
+        loss = resolve_loss(None, self.model, self.train.probe())
+        value = float(f"{first_loss(self.model, loss, self.train):.6g}")
+        return {"loss": loss.description, MEASURED: {"loss on the first images": value}}
 
     @cached_property
     def original_top(self) -> float:
@@ -97,7 +98,7 @@ class Subject:
             "weights": _digest(self.model.get_weights()),
             "data": self.data.description,
             "pixels": _digest(self._pixels()),
-            "loss": self._loss,
+            **self._loss,
             "exclude": list(self.exclude),
             "solve": dataclasses.asdict(self.solve),
             "batch_size": self.batch_size,

@@ -97,14 +97,30 @@ def watching(monitor, **options):
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (watching("acc"), "accuracy, loss"),
+        (watching("acc"), "accuracy and loss"),
         (watching("accuracy", distillation=0.8), "loss"),
-        (watching("val_accuracy", distillation=0.8, validation_share=0.2), "loss, val_loss"),
+        (watching("val_accuracy", distillation=0.8, validation_share=0.2), "loss"),
     ],
 )
 def test_a_callback_that_waits_for_what_is_never_told(model, config, told):
     with pytest.raises(ConfigError, match=f"EarlyStopping watches .*, and this training tells {told}:"):
         cobla_tf.compress(model, images_and_labels(40), macs=0.5, config=config)
+
+
+class TellsMore(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs):
+        logs["f1"] = 0.5
+
+
+def test_callbacks_that_wait_for_nothing_or_for_each_other(model, tmp_path):
+    every = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))  # its monitor is val_loss, unused
+    stop = keras.callbacks.EarlyStopping("f1", mode="max", patience=1)
+    tuned = FineTuneConfig(3, callbacks=(TellsMore(), every, stop))
+    config = Config(solve=QUICK.solve, fine_tune=tuned)
+    data = images_and_labels(40)
+    report = cobla_tf.compress(model, data, macs=0.5, method="uniform", config=config).report
+    assert [epoch["f1"] for epoch in report.fine_tuning] == [0.5, 0.5]
+    assert len(list(tmp_path.glob("*.keras"))) == 2
 
 
 def test_nothing_to_fine_tune():

@@ -243,6 +243,8 @@ def test_streamed_images_are_not_set_apart(monkeypatch):
         ({}, None),
         ({"epochs": 2, "learning_rate": 1e-3, "distillation": 0.5}, None),
         ({"epochs": 2, "optimizer": "yellowfin"}, None),
+        ({"callbacks": []}, None),
+        ({"optimizer": "yellowfin", "learning_rate": 1e-3}, "learning_rate 0.001 was not used"),
         ({"learning_rate": 1e-3, "optimizer": "sgd"}, None),  # a training before the compression has them too
         ({"distillation": 0.5, "validation_share": 0.1, "patience": 2}, "distillation, validation_share, patience"),
         ({"epochs": 2, "optimizer": "yellowfin", "learning_rate": 1e-3}, "learning_rate 0.001 was not used"),

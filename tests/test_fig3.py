@@ -116,7 +116,7 @@ def test_results_of_another_configuration_are_refused_and_stay(comparison, tmp_p
         clone_function=lambda layer: type(layer).from_config(layer.get_config() | _other_activation(layer)),
     )
     shaped.set_weights(comparison.subject.model.get_weights())
-    with pytest.raises(ConfigError, match=r"another configuration \(loss .* on the first images"):
+    with pytest.raises(ConfigError, match=r"another configuration \(measured.loss on the first images"):
         results(tmp_path, Comparison(replace(comparison.subject, model=shaped)))
     assert (tmp_path / "fig3.jsonl").read_bytes() == before
     for text in ("not json\n", '{"other": 1}\n', "[]\n", f'{before.decode().splitlines()[0]}\n{{"scheme": 1}}\n'):

@@ -184,25 +184,57 @@ def test_a_sweep_prints_and_writes_its_curve(tmp_path, command, refused):
     assert "--budgets cannot go with --sweep" in refused("--sweep=0.4", "--budgets=latency=2")
 
 
-def test_what_reads_the_output_may_end_before(tmp_path):
-    command = f"{shlex.quote(sys.executable)} -m cobla_tf.main --helpfull | head -1"
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip()
-    assert done.stderr == ""
+PRINTING = """
+from cobla_tf.terminal import run_with_arguments
+def main():
+    for _ in range(20000):
+        print("much more than a pipe holds")
+    {end}
+run_with_arguments("test", main, "nothing is kept")
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("return 0", 141), ("import sys; sys.exit(5)", 141)])
+def test_what_reads_the_output_may_end_before(end, code):
+    program = f"{shlex.quote(sys.executable)} -c {shlex.quote(PRINTING.format(end=end))}"
+    command = ["/bin/bash", "-c", f"{program} | head -1; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "much more than a pipe holds"
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("end", ["return 3", "raise OSError('no such thing')"])
+def test_a_closed_output_changes_no_exit_code(end):
+    program = PRINTING.replace("20000", "2").format(end=end)
+    command = ["/bin/bash", "-c", f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} >&-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == (3 if "return" in end else 2)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_pipe_of_something_else_is_bad_input(capsys):
+    def main():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit) as ended:
+        run_with_arguments("test", main, "nothing is kept")
+    assert ended.value.code == 2
+    assert "Broken pipe" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_signal_that_the_caller_ignores_stays_ignored(ignored):
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     try:
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as ended:
             run_with_arguments(
                 "test", lambda: int(signal.getsignal(signal.SIGINT) is signal.SIG_IGN), "nothing is kept"
             )
-        assert (signal.getsignal(signal.SIGINT) is signal.SIG_IGN) is ignored
+        assert ended.value.code == int(ignored)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_home_is_found_whatever_the_shell_does(monkeypatch, tmp_path):

@@ -164,6 +164,10 @@ def test_without_a_solve_there_is_no_certificate():
     report = make_report()
     assert report.prices() == report.certificate_table() == ""
     assert "Certificate" not in markdown(report)
+    rounded = dataclasses.replace(report, rounding=RoundingRecord(0.5, 0.625))
+    for text in (markdown(rounded), html_page(rounded)):
+        assert "Rounding took the loss from 0.5000 to 0.6250" in text
+        assert "optimality conditions" not in text
 
 
 @pytest.mark.parametrize("accuracy", [None, 0.0])

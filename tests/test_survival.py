@@ -337,6 +337,51 @@ def test_a_backup_that_cannot_be_used_gives_way_to_the_one_before(tmp_path, monk
     assert batches == 12 and again == history and same_weights(model, whole)
 
 
+class Residual(keras.layers.Layer):
+    """Has no config of its own, and could have none."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x):
+        return x + self.inner(x)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(keras.layers.Layer):
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width, self.residual = width, Residual(keras.layers.Dense(width, kernel_initializer="ones"))
+
+    def call(self, x):
+        return self.residual(x)
+
+    def get_config(self):
+        return super().get_config() | {"width": self.width}
+
+
+def test_the_key_of_a_backup_is_that_of_the_next_process_too(tmp_path):
+    def place():
+        inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, kernel_initializer="ones")])
+        layers = [
+            keras.Input((10, 10, 2)),
+            keras.layers.RandomCrop(10, 10),  # draws a seed, and keeps it
+            keras.layers.Conv2D(4, 3, kernel_initializer="ones"),
+            keras.layers.GlobalAveragePooling2D(),
+            Block(4),
+            keras.layers.Reshape((1, 4)),
+            keras.layers.TimeDistributed(inner),  # whose name is counted
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, kernel_initializer="ones"),
+        ]
+        model, examples = keras.Sequential(layers), as_examples(images_and_labels(50))
+        loss, config = resolve_loss(None, model, examples.probe()), FineTuneConfig(2)
+        return training_backup(Unfinished(tmp_path), "fine_tuning", model, examples, loss, config, 16, 0)._path
+
+    assert place() == place()
+
+
 def test_what_changes_a_layer_in_training_alone_is_another_backup(tmp_path):
     def place(rate=0.1, regularizer=None, trainable=True):
         model = keras.Sequential(
