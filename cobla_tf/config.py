@@ -216,7 +216,7 @@ class FineTuneConfig:
                 f"callbacks holds a {name}, but the learning rate falls along a cosine already: leave it out, or pass "
                 "an optimiser with a schedule of its own."
             )
-        for name, watched in self.watched.items():
+        for name, watched in self.watched:
             if watched.startswith("val_") and not self.validation_share:
                 raise ConfigError(
                     f"{name} watches {watched}, for which training images must be set apart: set validation_share, "
@@ -224,14 +224,13 @@ class FineTuneConfig:
                 )
 
     @property
-    def watched(self) -> dict[str, str]:
-        """What callbacks wait for, by the name of their class; one that saves every epoch waits for nothing."""
-        asking = {type(callback).__name__: callback for callback in self.callbacks}
-        return {
-            name: callback.monitor
-            for name, callback in asking.items()
+    def watched(self) -> list[tuple[str, str]]:
+        """What callbacks wait for, after the name of their class; one that saves every epoch waits for nothing."""
+        return [
+            (type(callback).__name__, callback.monitor)
+            for callback in self.callbacks
             if isinstance(getattr(callback, "monitor", None), str) and getattr(callback, "save_best_only", True)
-        }
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

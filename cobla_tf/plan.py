@@ -156,7 +156,7 @@ def _check_watched(config: FineTuneConfig, loss: Loss) -> None:
     told = ("accuracy", "loss") if tells_accuracy(loss, config.distillation) else ("loss",)
     if not all(of_keras(type(callback)) for callback in config.callbacks):
         return  # one of the user's own may tell more
-    for name, watched in config.watched.items():
+    for name, watched in config.watched:
         if watched.removeprefix("val_") not in told:
             raise ConfigError(
                 f"{name} watches {watched}, and this training tells {' and '.join(told)}: name one of these as its "

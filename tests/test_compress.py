@@ -90,8 +90,8 @@ def test_paths_of_the_gradient_and_starts_agree_on_the_budget(model):
 
 
 def watching(monitor, **options):
-    callback = keras.callbacks.EarlyStopping(monitor, mode="min")
-    return Config(solve=QUICK.solve, fine_tune=FineTuneConfig(2, callbacks=(callback,), **options))
+    callbacks = keras.callbacks.EarlyStopping(monitor, mode="min"), keras.callbacks.EarlyStopping("loss")
+    return Config(solve=QUICK.solve, fine_tune=FineTuneConfig(2, callbacks=callbacks, **options))
 
 
 @pytest.mark.parametrize(
