@@ -1,7 +1,8 @@
-"""How a kernel is read as matrices, and how their factors become the kernels of two layers in a row; NumPy only."""
+"""How a kernel is read as matrices, and how their factors become the kernels of two layers in a row."""
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -64,19 +65,25 @@ class KernelForm:
             return prod(inner), prod(inner), prod(middle)
         return prod(outer), prod(middle), prod(outer)
 
-    def matrices(self, kernel: Array) -> Array:
-        """A kernel as matrices [groups, rows, columns]: (second, f) in the rows, (first, c) in the columns."""
-        c, f = self._channels
-        kernel = kernel.swapaxes(-1, -2) if self.transposed else kernel
-        grouped = kernel.reshape(*self._sizes, c, self.groups, f).transpose(self._order)
-        return grouped.reshape(self.groups, *self.matrix_shape)
+    def matrices(self, kernel: Any, xp: Any = np) -> Any:
+        """A kernel as matrices [groups, rows, columns]: (second, f) in the rows, (first, c) in the columns.
 
-    def kernel(self, matrices: Array) -> Array:
+        Args:
+            kernel: an array.
+            xp: whose: NumPy, or a namespace that has its functions.
+        """
+        c, f = self._channels
+        kernel = xp.swapaxes(kernel, -1, -2) if self.transposed else kernel
+        grouped = xp.transpose(xp.reshape(kernel, (*self._sizes, c, self.groups, f)), self._order)
+        return xp.reshape(grouped, (self.groups, *self.matrix_shape))
+
+    def kernel(self, matrices: Any, xp: Any = np) -> Any:
         """Undo `matrices`."""
         c, f = self._channels
-        grouped = matrices.reshape(self.groups, *self._second, f, *self._first, c)
-        kernel = grouped.transpose(np.argsort(self._order)).reshape(*self._sizes, c, self.groups * f)
-        return kernel.swapaxes(-1, -2) if self.transposed else kernel
+        grouped = xp.reshape(matrices, (self.groups, *self._second, f, *self._first, c))
+        back = tuple(np.argsort(self._order).tolist())
+        kernel = xp.reshape(xp.transpose(grouped, back), (*self._sizes, c, self.groups * f))
+        return xp.swapaxes(kernel, -1, -2) if self.transposed else kernel
 
     def factors(self, right: Array, left: Array) -> tuple[Array, Array]:
         """G and H as two layers have them.

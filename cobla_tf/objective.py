@@ -1,8 +1,9 @@
 """E(m), the loss over a sample as a function of the masks, and its gradient (Eqs. 6 and 8)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce, wraps
-from typing import Any
+from operator import add
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from cobla_tf.surgery import MaskedModel
 from cobla_tf.tally import Tally
 
 Array = np.ndarray
+T = TypeVar("T")
 
 
 def _computed(evaluate: Callable) -> Callable:
@@ -108,7 +110,7 @@ class Objective:
         """E(m) and dE/dm, float64 [n], on a sample."""
         self._masked.write(masks)
         loss, replicas = self._gradients(sample)
-        sums = [reduce(np.add, parts) for parts in zip(*replicas, strict=True)]
+        sums = [reduce(add, parts) for parts in zip(*replicas, strict=True)]
         gradient = self._masked.to_vector([total / sample.size for total in sums])
         answer = self._devices.total(np.append(loss, gradient))
         return float(answer[0]), answer[1:]
@@ -148,20 +150,20 @@ class Objective:
         self._masked.write(masks)
         return evaluate(self._masked.model, examples, self._loss, self._batch_size, self._devices)
 
-    def _gradients(self, sample: Sample) -> tuple[float, list[tuple[Array, ...]]]:
+    def _gradients(self, sample: Sample) -> tuple[float, list[tuple[tf.Tensor, ...]]]:
         """This worker's part of the mean loss, and the sum of the gradients of each of its replicas."""
         stores = [self._devices.parts(total) for total in self._sums]
         for store in (store for replicas in stores for store in replicas):
             store.assign(tf.zeros_like(store))
         loss = self._mean(self._gradient_step, sample)
         self.tally.images += sample.size
-        return loss, list(zip(*([store.numpy() for store in replicas] for replicas in stores), strict=True))
+        return loss, list(zip(*([store.read_value() for store in replicas] for replicas in stores), strict=True))
 
     def _mean(self, step: Callable[[Any, Any], Any], sample: Sample) -> float:
         """This worker's part of the mean loss."""
         batches = tensors(self._masked.model, sample, self._batch_size, self._devices)
-        total = sum(float(part) for batch in batches for part in self._devices.parts(step(*batch)))
-        return total / sample.size
+        steps = one_behind(self._devices.parts(step(*batch)) for batch in batches)
+        return sum(float(part) for parts in steps for part in parts) / sample.size
 
 
 def _signature(model: keras.Model, probe: Sample) -> list[Any]:
@@ -196,6 +198,15 @@ def tensors(model: keras.Model, examples: Examples, batch_size: int, devices: De
         yield each(tf.convert_to_tensor, cast(model, images)), each(tf.convert_to_tensor, labels)
 
 
+def one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Each item once the next is there: an accelerator gets its next batch before it is asked about the last one."""
+    waiting = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
+
+
 def evaluate(
     model: keras.Model, examples: Examples, loss: Loss | LossSum, batch_size: int, devices: Devices = ONE_DEVICE
 ) -> Evaluation:
@@ -214,9 +225,10 @@ def evaluate(
 
     traced = devices.traced(devices.of_own_part(step), _signature(model, examples.probe()))
     total, hits, count = 0.0, 0, 0
-    for images, labels in tensors(model, examples, batch_size, devices):
-        values, correct = (devices.parts(part) for part in traced(images, labels))
-        total, hits, count = total + sum(map(float, values)), hits + sum(map(int, correct)), count + _size(images)
+    batches = tensors(model, examples, batch_size, devices)
+    for size, (values, correct) in one_behind((_size(batch[0]), traced(*batch)) for batch in batches):
+        total, hits = total + sum(map(float, devices.parts(values))), hits + sum(map(int, devices.parts(correct)))
+        count += size
     total, hits, count = devices.total(np.array([total, hits, count])).tolist()
     return Evaluation(total / count, hits / count if loss.labels != "other" else None, int(count))
 

@@ -9,10 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from cobla_tf.blas import on_all_cores
 from cobla_tf.calls import record_calls
 from cobla_tf.config import LAYERS, check_layers
-from cobla_tf.decomposition import Decomposition
+from cobla_tf.folding import folding_on
 from cobla_tf.graph import leaf_layers
 from cobla_tf.kinds import KINDS, name_of, sizes_of
 from cobla_tf.layers import factor_layers, mask_layer, set_factors
@@ -30,7 +29,7 @@ class MaskedModel:
         model: functional; run it with training=False.
         variables: what to differentiate: folded kernels, one a site; or the masks of the decomposed sites, then biases.
         write: sets all sites to a vector, float64 [n + b]: the masks, then the biases.
-        to_vector: turns gradients by `variables` (NumPy) into one by that vector, float64 [n + b].
+        to_vector: turns gradients by `variables` into one by that vector, float64 [n + b].
         keep: `mask_kept` of the same model.
         biases: float64 [b_i], one array a decomposed site whose bias is part of the vector: as it was learnt.
     """
@@ -38,7 +37,7 @@ class MaskedModel:
     model: keras.Model
     variables: Sequence[Any]
     write: Callable[[Array], None]
-    to_vector: Callable[[Sequence[Array]], Array]
+    to_vector: Callable[[Sequence[Any]], Array]
     keep: Callable[[Array, Array], "MaskedModel"]
     biases: Sequence[Array] = ()
 
@@ -87,7 +86,7 @@ def mask_kept(model: keras.Model, sites: Sites, kept: Array, whole: Array, with_
 
 def _entries(
     variables: Sequence[keras.Variable], places: Array, size: int
-) -> tuple[Callable[[Array], None], Callable[[Sequence[Array]], Array]]:
+) -> tuple[Callable[[Array], None], Callable[[Sequence[Any]], Array]]:
     """From a vector [size], whose entries at `places` are the values of vectors in a row, to these, and back."""
     ends = np.cumsum([variable.shape[0] for variable in variables])[:-1]
 
@@ -95,7 +94,7 @@ def _entries(
         for variable, part in zip(variables, np.split(vector[places], ends), strict=True):
             variable.assign(part)
 
-    def to_vector(gradients: Sequence[Array]) -> Array:
+    def to_vector(gradients: Sequence[Any]) -> Array:
         gradient = np.zeros(size)
         gradient[places] = np.concatenate(gradients)
         return gradient
@@ -118,17 +117,14 @@ def _chain(site: Site, rank: int, taken: set[str]) -> list[keras.layers.Layer]:
 def _folded(model: keras.Model, sites: Sites) -> MaskedModel:
     copy, layers = transform(model, lambda layer: None)
     kernels = [site.kind.kernel_of(layers[id(site.layer)]) for site in sites.found]
-    decompositions = [site.decomposition for site in sites.found]
+    values = [kernel.value for kernel in kernels]
+    folding = folding_on(values[0].device, [site.decomposition for site in sites.found], sites.layout)
 
     def write(masks: Array) -> None:
-        folded = on_all_cores(Decomposition.fold, decompositions, sites.layout.split(masks))
-        for kernel, value in zip(kernels, folded, strict=True):
+        for kernel, value in zip(kernels, folding.kernels(masks), strict=True):
             kernel.assign(value)
 
-    def to_vector(gradients: Sequence[Array]) -> Array:
-        return np.concatenate(list(on_all_cores(Decomposition.project, decompositions, gradients)))
-
-    return MaskedModel(copy, [kernel.value for kernel in kernels], write, to_vector, partial(mask_kept, model, sites))
+    return MaskedModel(copy, values, write, folding.slopes, partial(mask_kept, model, sites))
 
 
 def rebuild(
