@@ -120,8 +120,8 @@ class SolveConfig:
     qp_solver: str = "auto"
     """'auto' takes MOSEK where a licence answers and the open solver elsewhere."""
     precision: str = "bfloat16"
-    """Of the products in losses, gradients and fine-tuning: 'bfloat16' where the machine has it, else TensorFloat-32
-    where it has that, else 'float32'. Accuracies are always measured in the network's own precision."""
+    """Of the products in losses, gradients and fine-tuning: 'bfloat16' where the machine has it, else 'float32'.
+    Accuracies are always measured in the network's own precision."""
     memory: int = 30
     """BFGS pairs kept."""
     rounding: str = "model"

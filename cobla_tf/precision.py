@@ -1,4 +1,4 @@
-"""Products in fewer bits where the machine has instructions for them: on such a CPU a gradient takes half the time."""
+"""Products in bfloat16 where the processor has instructions for them: on such a CPU a gradient takes half the time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,43 +7,45 @@ import tensorflow as tf
 from absl import logging
 
 TENSOR_FLOAT = "tensorfloat32"
-"""float32 whose factors are rounded to 10 bits: what recent GPUs offer, and TensorFlow takes unless told otherwise."""
+"""float32 whose products round their factors to 10 bits of fraction: TensorFlow's default on GPUs that have it."""
+FRACTION_BITS = {"bfloat16": 7, TENSOR_FLOAT: 10}
 _OPTION = "auto_mixed_precision_onednn_bfloat16"
-_BITS = {"bfloat16": 7, TENSOR_FLOAT: 10}
-"""Of the fraction."""
 
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Inside, graphs multiply in 'bfloat16', 'tensorfloat32' or 'float32'; variables, sums and losses stay float32.
+    """Inside, graphs multiply in 'bfloat16' or 'float32'; variables, sums of products and losses stay float32.
 
-    TensorFlow rewrites the graphs for bfloat16; models and their dtypes are not touched.
+    TensorFlow rewrites the graphs for it; models and their dtypes are not touched.
     """
     before = bool(tf.config.optimizer.get_experimental_options().get(_OPTION, False))
-    rounding = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.optimizer.set_experimental_options({_OPTION: precision == "bfloat16"})
-    tf.config.experimental.enable_tensor_float_32_execution(precision == TENSOR_FLOAT)
     try:
         yield
     finally:
         tf.config.optimizer.set_experimental_options({_OPTION: before})
-        tf.config.experimental.enable_tensor_float_32_execution(rounding)
 
 
 def resolve_precision(wanted: str) -> str:
-    """`wanted`; for 'bfloat16' the shortest that this machine multiplies in."""
-    if wanted == "float32" or _multiplies_in(wanted):
+    """One of PRECISIONS as this machine has it: 'bfloat16', 'float32', or TENSOR_FLOAT for the float32 of some GPUs."""
+    if wanted == "bfloat16" and _rounds(wanted):
         return wanted
-    found = TENSOR_FLOAT if _multiplies_in(TENSOR_FLOAT) else "float32"
-    logging.info("this machine does not multiply in bfloat16; %s is used", found)
+    found = TENSOR_FLOAT if _rounds(TENSOR_FLOAT) else "float32"
+    if wanted == "bfloat16":
+        logging.info("this machine does not multiply in bfloat16; %s is used", found)
+    elif found != "float32":
+        logging.info(
+            "this machine multiplies float32 in TensorFloat-32, as TensorFlow has it do; NVIDIA_TF32_OVERRIDE=0 in the "
+            "environment keeps all bits, at more time"
+        )
     return found
 
 
-def _multiplies_in(precision: str) -> bool:
-    """By trial: 1 and a bit that is one too many has no neighbour nearer than 1, and float32 keeps it."""
+def _rounds(precision: str) -> bool:
+    """By trial: 1 and a quarter of its last bit has no neighbour nearer than 1, and full float32 keeps it."""
     size = 256  # tiny products are left alone
     matrix = tf.TensorSpec((None, size), tf.float32)
     product = tf.function(tf.matmul, input_signature=[matrix, matrix]).get_concrete_function()
     with products_in(precision):
-        entries = product(tf.fill((size, size), 1 + 2.0 ** -(_BITS[precision] + 2)), tf.eye(size))
+        entries = product(tf.fill((size, size), 1 + 2.0 ** -(FRACTION_BITS[precision] + 2)), tf.eye(size))
     return bool(tf.reduce_all(entries == 1.0))

@@ -48,25 +48,12 @@ def test_the_users_own_option_is_restored_whatever_happens(before):
         tf.config.optimizer.set_experimental_options({precision._OPTION: False})
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_a_gpu_rounds_factors_only_where_that_was_asked_for(before):
-    rounds = tf.config.experimental.tensor_float_32_execution_enabled
-    tf.config.experimental.enable_tensor_float_32_execution(before)
-    try:
-        for name in ("float32", "bfloat16", precision.TENSOR_FLOAT):
-            with precision.products_in(name):
-                assert rounds() is (name == precision.TENSOR_FLOAT)
-            assert rounds() is before
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(True)
-
-
-def test_the_shortest_precision_that_the_machine_has_is_taken(monkeypatch, caplog):
-    monkeypatch.setattr(precision, "_multiplies_in", lambda name: name == precision.TENSOR_FLOAT)
+@pytest.mark.parametrize("wanted", ["bfloat16", "float32"])
+def test_a_gpu_that_shortens_float32_is_found_and_said(monkeypatch, caplog, wanted):
+    monkeypatch.setattr(precision, "_rounds", lambda name: name == precision.TENSOR_FLOAT)
     with caplog.at_level("INFO", "absl"):
-        assert precision.resolve_precision("bfloat16") == precision.TENSOR_FLOAT
-    assert "tensorfloat32 is used" in caplog.text
-    assert precision.resolve_precision("float32") == "float32"
+        assert precision.resolve_precision(wanted) == precision.TENSOR_FLOAT
+    assert {"bfloat16": "tensorfloat32 is used", "float32": "NVIDIA_TF32_OVERRIDE=0"}[wanted] in caplog.text
 
 
 def test_a_machine_without_bfloat16_is_found_by_trial_and_said(monkeypatch, caplog):
@@ -76,9 +63,10 @@ def test_a_machine_without_bfloat16_is_found_by_trial_and_said(monkeypatch, capl
     assert "float32 is used" in caplog.text
 
 
-def test_float32_needs_no_trial(monkeypatch):
-    monkeypatch.setattr(precision, "_multiplies_in", lambda name: pytest.fail(f"asked the machine for {name}"))
-    assert precision.resolve_precision("float32") == "float32"
+def test_a_processor_has_all_of_float32(caplog):
+    with caplog.at_level("INFO", "absl"):
+        assert precision.resolve_precision("float32") == "float32"
+    assert not caplog.text
 
 
 @native

@@ -103,8 +103,8 @@ def _evaluations(
 
     def original(step: Callable) -> float:
         with products_in("float32"):
-            steps = one_behind(step(*batch) for batch in tensors(model, sample, batch_size))
-            return sum(float(loss) for loss, *_ in steps)
+            losses = (step(*batch)[0] for batch in tensors(model, sample, batch_size))
+            return sum(map(float, one_behind(losses)))
 
     yield "forward", lambda: original(forward)
     yield "loss", lambda: objective.value(masks, sample)
@@ -114,8 +114,8 @@ def _evaluations(
 
 def _original_steps(model: keras.Model, kernels: list[tf.Variable], loss: Loss) -> tuple[Callable, Callable]:
     @tf.function(reduce_retracing=True)
-    def forward(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor]:
-        return (loss.total(labels, model(images, training=False)),)
+    def forward(images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
+        return [loss.total(labels, model(images, training=False))]
 
     @tf.function(reduce_retracing=True)
     def training(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
