@@ -1,4 +1,4 @@
-"""Command line: python -m cobla_tf.main --flagfile=NAME.flags; the only file that reads flags.
+"""Command line: python -m cobla_tf.main --flagfile=NAME.flags; turns the flags into one Job.
 
 Without --model, --dataset and --flagfile it compresses a small network for scikit-learn's digits (digits.flags).
 """
