@@ -22,12 +22,12 @@ from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
 from cobla_tf.notes import (
     chosen_epoch,
+    doubtful,
     lost_attributes,
     of_one_output,
     own_training,
     renormalised,
     untied,
-    untrained,
     unused_options,
     worse_for_training,
 )
@@ -125,7 +125,7 @@ class Compression:
         original = self._judge("original", self.model)
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        for note in untrained(original, self.plan.loss.classes):
+        for note in doubtful(original, self.plan.loss):
             self.account.warn(note)
 
     def _select(self) -> Solution:

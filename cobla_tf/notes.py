@@ -21,6 +21,12 @@ OF_FINE_TUNING = ("distillation", "validation_share", "patience", "callbacks")
 """Options that no training before the compression has a use for."""
 DEVIATIONS = 3.0
 """Standard deviations above chance at which an accuracy is one."""
+CROSS_ENTROPIES = (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.BinaryCrossentropy,
+)
+"""By which guessing among classes costs the logarithm of their number."""
 
 
 def lost_attributes(sites: Sites) -> list[str]:
@@ -62,18 +68,28 @@ def of_one_output(model: keras.Model, loss: Loss | LossSum) -> list[str]:
     return [f"accuracies are those of the output {name!r}, the first with classes; losses are summed over the outputs"]
 
 
-def untrained(original: Evaluation, classes: int) -> list[str]:
-    """Whether the original's accuracy could be that of guessing among equally frequent classes."""
+def doubtful(original: Evaluation, loss: Loss | LossSum) -> list[str]:
+    """Whether the original's accuracy or loss could be that of guessing among equally frequent classes, or worse."""
     if original.accuracy is None:
         return []
-    chance = 1 / max(classes, 2)
+    chance = 1 / max(loss.classes, 2)
     if original.accuracy > chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / original.examples):
-        return []
+        return _unprepared(original, loss, -math.log(chance))
     return [
         f"the original network's accuracy, {share_text(original.accuracy, 1)} on {original.examples:,} held-out "
         f"images, cannot be told from chance ({share_text(chance, 1)}): it has no trained weights, or was trained too "
         "briefly for the statistics of its BatchNorm layers, or the images are not prepared as it needs them; "
         "accuracies mean nothing"
+    ]
+
+
+def _unprepared(original: Evaluation, loss: Loss | LossSum, guessing: float) -> list[str]:
+    if not isinstance(getattr(loss, "function", None), CROSS_ENTROPIES) or original.loss <= guessing:
+        return []
+    return [
+        f"the original network's loss, {original.loss:.4g}, is above that of guessing ({guessing:.4g}), although "
+        f"{share_text(original.accuracy, 1)} of its answers are right: look whether the held-out images have the range "
+        "of values that it was trained on (on the command line --preprocessing, such as scale for 0..1)"
     ]
 
 

@@ -89,6 +89,6 @@ class Refinement:
         for part in np.split(self._measured, self._ends)[1:]:
             diagonal = raised(part, np.ones(len(part), bool))
             if diagonal is None:
-                logging.warning("refining: %d biases stay, their curvature is not finite or zero", len(part))
+                logging.warning("refining: %d biases stay, their curvature is zero or not finite", len(part))
             found.append(np.full(len(part), np.nan) if diagonal is None else np.sqrt(len(part)) * diagonal)
         return np.concatenate(found)

@@ -39,7 +39,10 @@ def first_diagonal(
         measured = raised(curvature(x), moving)
         if measured is not None:
             return measured
-        logging.warning("the curvature measured is not finite or zero; a multiple of the identity is used")
+        logging.warning(
+            "the curvature measured is zero, or not finite, as where the network is far too sure of its answers; a "
+            "multiple of the identity is used"
+        )
     sizes = constraints.sizes(x)
     pull = float(np.sqrt(np.mean((gradient * sizes)[moving] ** 2))) if moving.any() else 0.0
     return (pull / first_step if pull > 0 else 1.0) / sizes**2
