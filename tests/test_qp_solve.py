@@ -105,3 +105,18 @@ def test_useless_answers_are_errors_and_inaccurate_ones_warnings(monkeypatch, lo
     monkeypatch.setitem(_BACK_ENDS, "clarabel", rough)
     assert KKT_TOLERANCE < solve(program, "clarabel").residual < 1e-3
     assert re.search(r"'clarabel': KKT residual .* above", log.text)
+
+
+def test_an_answer_that_just_misses_the_tolerance_is_kept_where_clarabel_has_none(monkeypatch, log):
+    exact = _BACK_ENDS["structured"]
+
+    def rough(program):
+        x, y = exact(program)
+        return x, y * (1 + 1e-4)
+
+    monkeypatch.setitem(_BACK_ENDS, "structured", rough)
+    monkeypatch.setitem(_BACK_ENDS, "clarabel", _fails)
+    solution = solve(random_program(), "structured")
+    assert solution.solver == "structured"
+    assert KKT_TOLERANCE < solution.residual < 1e-3
+    assert "'structured' keeps its answer: The QP solver 'clarabel' failed: ZeroDivisionError: far away" in log.text

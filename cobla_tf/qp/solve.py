@@ -78,7 +78,13 @@ def _with_fallback(program: QuadraticProgram, reduction: Reduction, solver: str)
     if solver != "structured" or (solution is not None and solution.residual <= KKT_TOLERANCE):
         return solution
     logging.warning("QP solver 'structured' gives way to 'clarabel': %s.", reason)
-    second = _attempt(program, reduction, "clarabel")
+    try:
+        second = _attempt(program, reduction, "clarabel")
+    except SolverError as error:
+        if solution is None:
+            raise
+        logging.warning("'structured' keeps its answer: %s", error)
+        return solution
     return second if solution is None or second.residual <= solution.residual else solution
 
 
