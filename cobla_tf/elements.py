@@ -112,6 +112,13 @@ def check_images(model: keras.Model, images: Any) -> None:
             )
 
 
+def rows_not_finite(part: Any) -> Any:
+    """Places along the first axis that hold NaN or infinity, int64 [k]; none where numbers are whole."""
+    if not (np.issubdtype(part.dtype, np.floating) or part.dtype.name == "bfloat16"):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(~np.isfinite(part).reshape(len(part), -1).all(axis=1))
+
+
 def output_names(model: keras.Model) -> tuple[str, ...]:
     """Of every output: its key where the model gives a dict, else the name of its layer, as Keras has it."""
     if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):

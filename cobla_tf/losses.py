@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
-from cobla_tf.elements import each, first_outputs, losses_by_output, output_names, parts_of
+from cobla_tf.elements import each, first_outputs, losses_by_output, output_names, parts_of, rows_not_finite
 from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
 from cobla_tf.graph import is_graph, of_keras
@@ -57,6 +58,28 @@ def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum
         except CoblaError as error:
             raise type(error)(f"output {names[place]!r}: {error}") from error
     return LossSum(tuple(parts), tuple(given))
+
+
+def check_finite(name: str, loss: Any, model: keras.Model, labels: Any) -> None:
+    """Refuse NaN and infinity in labels (NumPy) that are all there; of a loss of the user's own, which may leave them
+    out, the log tells.
+
+    Args:
+        name: of the data, in errors.
+        loss, model: as of `resolve_loss`.
+        labels: [N, ...], or a tuple of such for several outputs.
+
+    Raises:
+        DataError: some image has such a label.
+    """
+    for one, part in zip(losses_by_output(loss, model).values(), parts_of(labels), strict=True):
+        bad = rows_not_finite(part)
+        if not len(bad):
+            continue
+        found = f"{name}: labels of {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}"
+        if one is None or _is_keras(one) or of_keras(type(one)):
+            raise DataError(f"{found}; leave these images out.")
+        logging.warning("%s; the loss given has to leave them out by itself", found)
 
 
 @dataclass(frozen=True)
@@ -108,7 +131,7 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
     if not np.isfinite(value):
         raise DataError(
             f"the loss of the original network is {value} on the first {len(labels)} images; expected a finite number: "
-            "check weights, preprocessing and loss."
+            "check labels, weights, preprocessing and loss."
         )
     return chosen
 

@@ -13,14 +13,14 @@ from cobla_tf.budgets import Budgets, resolve_limits
 from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, FineTuneConfig, check_layers
 from cobla_tf.costs import CostTable
 from cobla_tf.distillation import check_distillation, tells_accuracy
-from cobla_tf.elements import Form, check_images, form_of, parts_of, shape_of
+from cobla_tf.elements import check_images, form_of, parts_of, shape_of
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.export import check_exports
 from cobla_tf.files import check_writable
 from cobla_tf.graph import check_model, of_keras
 from cobla_tf.loss import Loss, LossSum
-from cobla_tf.losses import resolve_loss
+from cobla_tf.losses import check_finite, resolve_loss
 from cobla_tf.optimizers import make_optimizer
 from cobla_tf.precision import resolve_precision
 from cobla_tf.qp import resolve_solver
@@ -90,7 +90,7 @@ def make_plan(
     _check_choices(budgets, resources, scheme, layers, method, config)
     qp_solver = resolve_solver(config.solve.qp_solver) if method == COBLA else "none"
     check_model(model)
-    train_set, held_out, evaluated_on = _split(dataset, validation, config.seed, form_of(model, loss))
+    train_set, held_out, evaluated_on = _split(dataset, validation, config.seed, model, loss)
     probe = _probe("dataset", train_set)
     if isinstance(train_set, Stream) and needs_sample(method):
         train_set.check_draw(config.solve.sample_size(train_set.size))
@@ -164,10 +164,10 @@ def _check_watched(config: FineTuneConfig, loss: Loss) -> None:
             )
 
 
-def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Examples, Examples, str]:
-    train_set = as_examples(dataset, form=form)
+def _split(dataset: Any, validation: Any, seed: int, model: keras.Model, loss: Any) -> tuple[Examples, Examples, str]:
+    train_set = _examples(dataset, "dataset", model, loss)
     if validation is not None:
-        held_out = as_examples(validation, "validation", form)
+        held_out = _examples(validation, "validation", model, loss)
         return train_set, held_out, f"the {held_out.size:,} validation images given, never optimised on"
     if isinstance(train_set, Stream):
         raise DataError("the dataset is too large to set a part of it apart in memory; pass validation= as well.")
@@ -175,6 +175,13 @@ def _split(dataset: Any, validation: Any, seed: int, form: Form) -> tuple[Exampl
         raise DataError("expected at least 2 images, of which one is held out, got 1; pass validation=.")
     rest, held_out = train_set.split(HELD_OUT_SHARE, np.random.default_rng(seed))
     return rest, held_out, f"{held_out.size:,} images set apart from the {train_set.size:,} given, never optimised on"
+
+
+def _examples(given: Any, name: str, model: keras.Model, loss: Any) -> Examples:
+    examples = as_examples(given, name, form_of(model, loss))
+    if isinstance(examples, Sample):
+        check_finite(name, loss, model, examples.labels)
+    return examples
 
 
 def _probe(name: str, examples: Examples) -> Sample:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cobla_tf.elements import Form, each, is_of, joined, parts_of
+from cobla_tf.elements import Form, each, is_of, joined, parts_of, rows_not_finite
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Batch, Examples, Sample, Stream
 
@@ -176,8 +176,7 @@ def _checked(sample: Sample, name: str) -> Sample:
     if sample.size == 0:
         raise DataError(f"{name} is empty; expected at least one image.")
     for images in parts_of(sample.images):
-        if np.issubdtype(images.dtype, np.floating) or images.dtype.name == "bfloat16":
-            bad = np.flatnonzero(~np.isfinite(images).reshape(sample.size, -1).all(axis=1))
-            if len(bad):
-                raise DataError(f"{name}: {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}.")
+        bad = rows_not_finite(images)
+        if len(bad):
+            raise DataError(f"{name}: {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}.")
     return sample

@@ -185,6 +185,14 @@ def with_nan(data):
     return images, labels
 
 
+def targets(count, bad=None):
+    """Images with three numbers each, one of which is not finite."""
+    numbers = np.zeros((count, 3), "float32")
+    if bad is not None:
+        numbers[bad, 1] = np.inf
+    return images_and_labels(count)[0], numbers
+
+
 def bad_output(tmp_path):
     (tmp_path / "file").write_text("")
     return tmp_path / "file" / "out"
@@ -214,6 +222,16 @@ def bad_output(tmp_path):
         ({"macs": 0.5, "loss": "LossFunctionWrapper"}, ConfigError, "'LossFunctionWrapper' is none of Keras'"),
         ({"macs": 0.5, "dataset": with_nan(images_and_labels(90))}, DataError, "1 images hold NaN.*index 80"),
         ({"macs": 0.5, "validation": with_nan(images_and_labels(90))}, DataError, "validation: 1 images hold NaN"),
+        (
+            {"macs": 0.5, "loss": "mse", "dataset": targets(90, bad=80)},
+            DataError,
+            "^dataset: labels of 1 images hold NaN or infinity, the first at index 80; leave",
+        ),
+        (
+            {"macs": 0.5, "loss": keras.losses.Huber(), "dataset": targets(90), "validation": targets(90, bad=80)},
+            DataError,
+            "^validation: labels of 1 images hold NaN or infinity, the first at index 80; leave",
+        ),
         (
             {"macs": 0.5, "validation": (images_and_labels(9)[0], np.eye(3)[:1].repeat(9, 0))},
             DataError,

@@ -6,7 +6,7 @@ from networks import images_and_labels, small_cnn
 from cobla_tf.elements import check_images
 from cobla_tf.errors import DataError, ModelError
 from cobla_tf.examples import Sample
-from cobla_tf.losses import resolve_loss
+from cobla_tf.losses import check_finite, resolve_loss
 
 
 def head(activation, units=3):
@@ -179,8 +179,14 @@ def test_images_of_the_wrong_shape():
 def test_a_loss_that_is_not_finite_at_the_start():
     images, labels = images_and_labels(3)
     images[0] = np.nan
-    with pytest.raises(DataError, match="loss of the original network is nan"):
+    with pytest.raises(DataError, match=r"loss of the original network is nan.*check labels, weights"):
         resolve_loss(None, small_cnn(), Sample(images, labels))
+
+
+def test_a_loss_of_ones_own_may_leave_missing_labels_out(caplog):
+    labels = np.array([1.0, 2.0, np.nan])
+    check_finite("dataset", lambda labels, outputs: keras.ops.nan_to_num(labels - outputs), head(None, 1), labels)
+    assert "dataset: labels of 1 images hold NaN or infinity, the first at index 2" in caplog.text
 
 
 def test_padding_counts_no_more_in_a_loss_by_name_than_in_keras():
