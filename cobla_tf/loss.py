@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from cobla_tf.elements import parts_of
 from cobla_tf.errors import DataError
+from cobla_tf.graph import of_keras
 
 Array = np.ndarray
 
@@ -17,6 +18,9 @@ ROW_TOLERANCE = 1e-3
 HALF_PRECISION = ("float16", "bfloat16")
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 """Reductions that Keras divides by the number of replicas."""
+CLASS_NUMBERS = "sparse_categorical_crossentropy"
+OTHER_SHAPES = ("categorical_generalized_cross_entropy", "circle", "ctc")
+"""Keras' losses of labels of yet another shape; all but these and CLASS_NUMBERS compare element with element."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,33 @@ class Loss:
             guesses = keras.ops.argmax(outputs, axis=-1)
         same = keras.ops.equal(guesses, keras.ops.cast(keras.ops.reshape(labels, (-1,)), guesses.dtype))
         return keras.ops.sum(keras.ops.cast(same, "int32"))
+
+    @property
+    def computes(self) -> str:
+        """The function of Keras' own that it is, by its name; "" for code of the user's own."""
+        wrapped = getattr(self.function, "fn", None) if of_keras(type(self.function)) else None
+        inner = getattr(self.function, "function", wrapped)
+        return inner.__name__ if hasattr(inner, "__name__") and of_keras(inner) else ""
+
+    def check_shapes(self, labels: Array, outputs: Array) -> None:
+        """Refuse labels that a loss of Keras' would stretch to the outputs' shape, or cannot compare with them."""
+        got, sizes = labels.shape[1:], outputs.shape[1:]
+        if self.computes == CLASS_NUMBERS and got not in (sizes[:-1], (*sizes[:-1], 1)):
+            remedy = (
+                "take the place of the 1 in each row, labels.argmax(-1)" if got == sizes else "bring them to one size"
+            )
+            raise DataError(
+                f"{self.function.name} takes one class number for all outputs along the last axis: expected labels of "
+                f"shape {sizes[:-1]} an image for outputs of {sizes}, got {got}; {remedy}."
+            )
+        if self.computes in ("", CLASS_NUMBERS, *OTHER_SHAPES) or tuple(like(labels, outputs).shape[1:]) == sizes:
+            return
+        are_classes = got in (sizes[:-1], (*sizes[:-1], 1)) and np.array_equal(labels, np.round(labels))
+        remedy = "one-hot the class numbers" if are_classes else "bring them to one shape"
+        raise DataError(
+            f"{self.function.name} compares each label with an output of its own: expected labels of shape {sizes} an "
+            f"image, as the outputs, got {got}; {remedy}."
+        )
 
     def check_labels(self, labels: Array) -> None:
         """Refuse labels that are not of this kind, or class numbers that the output does not have."""

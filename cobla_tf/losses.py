@@ -126,6 +126,7 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
     classes = kind in ("sparse", "one-hot")
     by_default = loss is None or (_is_default(loss) and classes)
     chosen = _default(output, labels, kind) if by_default else _given(loss, output, kind)
+    chosen.check_shapes(labels, output.values)
     chosen.check_labels(labels)
     value = _first_value(chosen, labels, output.values)
     if not np.isfinite(value):

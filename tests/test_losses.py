@@ -116,6 +116,28 @@ def test_labels_that_no_loss_can_take(loss, labels):
         resolve_loss(loss, head(None), Sample(images_and_labels(3)[0], np.array(labels)))
 
 
+@pytest.mark.parametrize(
+    ("units", "given", "labels", "sentence"),
+    [
+        (1, "mse", np.zeros((3, 3)), r"error compares .* shape \(1,\) .* got \(3,\); bring them"),
+        (1, keras.losses.Huber(name="h"), np.zeros((3, 2, 1)), r"h compares .* got \(2, 1\)"),
+        (1, "binary_crossentropy", np.zeros((3, 2, 1)), r"got \(2, 1\)"),
+        (3, "mse", np.arange(3), r"shape \(3,\) .* got \(\); one-hot the class numbers"),
+        (3, keras.losses.CategoricalCrossentropy(True), np.arange(3)[:, None], r"got \(1,\); one-hot the class"),
+        (3, keras.losses.SparseCategoricalCrossentropy(True), np.eye(3), r"got \(3,\); .*argmax"),
+    ],
+)
+def test_labels_are_not_stretched_to_the_shape_of_the_outputs(units, given, labels, sentence):
+    with pytest.raises(DataError, match=sentence):
+        resolve_loss(given, head(None, units), Sample(images_and_labels(3)[0], labels))
+
+
+def test_losses_whose_labels_have_a_shape_of_their_own_take_them():
+    sample = Sample(images_and_labels(3)[0], np.arange(3))
+    for given in (keras.losses.CategoricalGeneralizedCrossEntropy(), "circle", lambda a, b: keras.ops.mean(b) + 0 * a):
+        resolve_loss(given, head("softmax"), sample)
+
+
 @pytest.mark.parametrize("given", ["mse", keras.losses.MeanSquaredError(), keras.losses.MeanSquaredError("sum")])
 def test_any_keras_loss_is_summed_over_the_batch(given):
     images, _ = images_and_labels(8)
