@@ -1,5 +1,6 @@
 """Which loss a network is judged by, recognised from its outputs and labels rather than guessed."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -190,8 +191,9 @@ class _Mean(keras.losses.Loss):
     """A function of labels and outputs as Keras' own classes are, by which padding does not count."""
 
     def __init__(self, function: Callable[[Any, Any], Any], dtype: str) -> None:
-        """Keep it under its own name."""
-        super().__init__(getattr(function, "__name__", type(function).__name__), dtype=dtype)
+        """Keep it under its own name, but for what TensorFlow takes in none: a lambda is called '<lambda>'."""
+        name = getattr(function, "__name__", type(function).__name__)
+        super().__init__(re.sub(r"^_+|\W", "", name, flags=re.ASCII) or "loss", dtype=dtype)
         self.function = function
 
     def call(self, labels: Any, outputs: Any) -> Any:

@@ -108,7 +108,7 @@ def test_outputs_of_open_size_are_learnt_too():
 def test_a_loss_that_does_not_tell_logits_from_probabilities_or_leaves_a_class_out_is_refused():
     model, rows = small_cnn(), Sample(IMAGES, np.eye(3, dtype="float32")[LABELS])
     own = resolve_loss(lambda t, p: keras.losses.categorical_crossentropy(t, p, from_logits=True), model, rows)
-    with pytest.raises(ConfigError, match="cannot tell whether <lambda>, as given takes logits"):
+    with pytest.raises(ConfigError, match="cannot tell whether lambda, as given takes logits"):
         check_distillation(own, rows, (3,))
     without = resolve_loss(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0), model, Sample(IMAGES, LABELS)

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from networks import images_and_labels, small_cnn
 
 from cobla_tf.elements import check_images
@@ -256,6 +257,20 @@ def test_a_function_of_ones_own_by_the_name_of_one_of_keras_is_kept():
     loss = resolve_loss(binary_crossentropy, model, Sample(rows, labels))
     expected = 3 * keras.losses.BinaryCrossentropy(from_logits=True)(labels[:, None], model(rows))
     np.testing.assert_allclose(float(loss.total(labels, model(rows))) / 40, float(expected), rtol=1e-5)
+
+
+def _private(labels, outputs):
+    return (labels - outputs) ** 2
+
+
+@pytest.mark.parametrize(("given", "name"), [(lambda labels, outputs: outputs**2, "lambda"), (_private, "private")])
+def test_a_function_of_any_name_goes_into_a_graph(given, name):
+    rows = np.zeros((40, 10, 10, 2), "float32")
+    labels, model = np.ones(40), head(None, 1)
+    loss = resolve_loss(given, model, Sample(rows, labels))
+    assert loss.description == f"{name}, as given"
+    value = tf.function(loss.total)(labels, model(rows))
+    np.testing.assert_allclose(float(value), float(loss.total(labels, model(rows))), rtol=1e-6)
 
 
 @pytest.mark.parametrize("given", ["hinge", lambda labels, outputs: (labels - outputs) ** 2])
