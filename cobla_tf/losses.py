@@ -32,6 +32,14 @@ CATEGORICAL = {
     "SparseCategoricalCrossentropy": keras.losses.SparseCategoricalCrossentropy,
 }
 """Likewise, over the classes along the last axis; what is the default."""
+FOCAL = {
+    "categorical_focal_crossentropy": keras.losses.CategoricalFocalCrossentropy,
+    "CategoricalFocalCrossentropy": keras.losses.CategoricalFocalCrossentropy,
+}
+"""Likewise, and no default."""
+OF_PROBABILITIES = {*BINARY.values(), *CATEGORICAL.values(), *FOCAL.values()}
+ROUNDED = 2e-2
+"""By how much probabilities of half precision, whatever they were cast to since, may be off."""
 
 
 def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum:
@@ -112,13 +120,22 @@ class _Output:
     @property
     def are_probabilities(self) -> bool:
         """Of classes along the last axis."""
-        tolerance = 1e-4 if self.dtype in ("float32", "float64") else 2e-2
-        return bool((self.values >= 0).all() and np.allclose(self.values.sum(axis=-1), 1, atol=tolerance))
+        return self._sum_to_one(1e-4 if self.dtype in ("float32", "float64") else ROUNDED)
 
     @property
     def are_logits(self) -> bool:
         """Of classes along the last axis."""
         return not self.are_probabilities and self.activation is not keras.activations.sigmoid
+
+    def fit(self, loss: keras.losses.Loss) -> bool:
+        """Whether they may be the probabilities that a loss takes: each of its own, or of classes along an axis."""
+        if ((self.values < -ROUNDED) | (self.values > 1 + ROUNDED)).any():
+            return False
+        each_alone = isinstance(loss, tuple(BINARY.values())) or self.activation is keras.activations.sigmoid
+        return each_alone or self._sum_to_one(ROUNDED, loss.get_config().get("axis", -1))
+
+    def _sum_to_one(self, tolerance: float, axis: int = -1) -> bool:
+        return bool((self.values >= 0).all() and np.allclose(self.values.sum(axis=axis), 1, atol=tolerance))
 
 
 def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
@@ -134,6 +151,12 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
         raise DataError(
             f"the loss of the original network is {value} on the first {len(labels)} images; expected a finite number: "
             "check labels, weights, preprocessing and loss."
+        )
+    if type(loss) in OF_PROBABILITIES and not loss.get_config()["from_logits"] and not output.fit(loss):
+        low, high = output.values.min(), output.values.max()
+        raise ConfigError(
+            f"loss: {type(loss).__name__} with from_logits=False takes probabilities, and the model's outputs, from "
+            f"{low:.3g} to {high:.3g}, are none; give it from_logits=True."
         )
     return chosen
 
@@ -158,9 +181,10 @@ def _on_logits(loss: Any, output: _Output) -> keras.losses.Loss | None:
         return None
     if _bare(loss) in BINARY and not ((output.values >= 0) & (output.values <= 1)).all():
         return BINARY[_bare(loss)](from_logits=True, dtype=output.precision)
-    if _bare(loss) not in CATEGORICAL or output.values.shape[-1] < 2 or not output.are_logits:
+    over_classes = CATEGORICAL | FOCAL
+    if _bare(loss) not in over_classes or output.values.shape[-1] < 2 or not output.are_logits:
         return None
-    return CATEGORICAL[_bare(loss)](from_logits=True, dtype=output.precision)
+    return over_classes[_bare(loss)](from_logits=True, dtype=output.precision)
 
 
 def _first_value(loss: Loss, labels: Array, outputs: Array) -> float:

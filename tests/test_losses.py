@@ -5,7 +5,7 @@ import tensorflow as tf
 from networks import images_and_labels, small_cnn
 
 from cobla_tf.elements import check_images
-from cobla_tf.errors import DataError, ModelError
+from cobla_tf.errors import ConfigError, DataError, ModelError
 from cobla_tf.examples import Sample
 from cobla_tf.losses import check_finite, resolve_loss
 
@@ -37,6 +37,46 @@ def test_logits_and_probabilities_are_told_apart(activation, said, one_hot):
 @pytest.mark.parametrize(("activation", "said"), [(None, "on logits"), ("softmax", "on probabilities")])
 def test_the_bare_name_of_the_default_is_recognised_too(name, activation, said):
     assert said in resolve_loss(name, head(activation), Sample(*images_and_labels(16))).description
+
+
+TAKES_PROBABILITIES = [
+    (keras.losses.SparseCategoricalCrossentropy(), np.arange(3)),
+    (keras.losses.CategoricalCrossentropy(), np.eye(3)),
+    (keras.losses.CategoricalFocalCrossentropy(), np.eye(3)),
+    (keras.losses.BinaryCrossentropy(), np.eye(3)),
+    (keras.losses.BinaryFocalCrossentropy(), np.eye(3)),
+]
+
+
+@pytest.mark.parametrize(("given", "labels"), TAKES_PROBABILITIES)
+def test_a_loss_of_probabilities_takes_no_logits(given, labels):
+    sample = Sample(3 * images_and_labels(3)[0], labels)
+    with pytest.raises(ConfigError, match=rf"{type(given).__name__} .* from -\d.* are none; give it from_logits=True"):
+        resolve_loss(given, head(None), sample)
+    resolve_loss(type(given)(from_logits=True), head(None), sample)
+    resolve_loss(given, head("sigmoid"), sample)
+    for dtype in ("float32", "mixed_float16", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(dtype)
+        try:
+            model = head("softmax")
+            resolve_loss(given, keras.Sequential([model, keras.layers.Activation("linear", dtype="float32")]), sample)
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+
+def test_scores_that_do_not_sum_to_one_are_no_probabilities():
+    with pytest.raises(ConfigError, match="from_logits=True"):
+        resolve_loss(keras.losses.SparseCategoricalCrossentropy(), head("hard_sigmoid"), Sample(*images_and_labels(3)))
+
+
+@pytest.mark.parametrize("logits", [False, True])
+def test_the_bare_name_of_a_focal_loss_is_told_logits_by_what_they_are(logits):
+    images, labels = images_and_labels(3)
+    exact = keras.losses.CategoricalFocalCrossentropy(from_logits=logits)
+    model = head(None if logits else "softmax")
+    loss = resolve_loss("categorical_focal_crossentropy", model, Sample(images, np.eye(3)[labels]))
+    expected = float(exact(np.eye(3)[labels], model(images)))
+    np.testing.assert_allclose(float(loss.total(np.eye(3)[labels], model(images))) / 3, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("flat", [False, True])
