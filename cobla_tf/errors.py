@@ -39,14 +39,19 @@ class ExportError(CoblaError):
     """An export needs a package that is missing, could not be written, or does not do what the network does."""
 
 
+LONGEST = 200
+"""Characters of a foreign message: TensorFlow's may list every pixel of a batch."""
+
+
 def without_operation(text: str) -> str:
     """A message of TensorFlow's without the name of the operation, which it puts in front in double braces; cut."""
-    return re.sub(r"\{\{.*?\}\} *", "", text)[:200]
+    return re.sub(r"\{\{.*?\}\} *", "", text)[:LONGEST]
 
 
 def first_line(error: Exception) -> str:
-    """Kind and first line of a foreign error, to stand inside one sentence of ours."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    """Kind and first line of a foreign error, cut, to stand inside one sentence of ours."""
+    text = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from textwrap import shorten
 from typing import Any
 
 import keras
@@ -138,10 +137,7 @@ def _remedy(layer: Any, error: Exception) -> str:
                 f"its {argument}, {name}, is not registered: put @keras.saving.register_keras_serializable() above its "
                 "def or class, or give one of Keras' own by its name, such as activation='silu'"
             )
-    return (
-        "give the class a get_config that from_config understands, or use a built-in layer "
-        f"({shorten(first_line(error), 200, placeholder=' ...')})"
-    )
+    return f"give the class a get_config that from_config understands, or use a built-in layer ({first_line(error)})"
 
 
 def _unregistered(config: Any, argument: str = "") -> Iterator[tuple[str, str]]:

@@ -34,6 +34,8 @@ class Loss:
         description: what it is, in errors.
         classes: size of the output's last axis.
         place: of the output whose accuracy is told.
+        per_place: "sparse" or "one-hot" where there is a class for each of several places of the output, such as
+            pixels, of which no accuracy is told; else "".
     """
 
     function: keras.losses.Loss
@@ -41,6 +43,7 @@ class Loss:
     description: str
     classes: int
     place: int = 0
+    per_place: str = ""
 
     def total(self, labels: Any, outputs: Any) -> Any:
         """Sum of the loss over a batch, as a scalar tensor, of at least single precision."""
@@ -102,8 +105,9 @@ class Loss:
     def check_labels(self, labels: Array) -> None:
         """Refuse labels that are not of this kind, or class numbers that the output does not have."""
         check_numbers(labels)
-        if self.labels == "sparse":
-            _check_labels(labels, self.classes)
+        if "sparse" in (self.labels, self.per_place):
+            ignored = self.function.get_config().get("ignore_class")
+            _check_labels(labels if ignored is None else labels[labels != ignored], self.classes)
         elif self.labels == "binary" and not np.isin(labels, (0, 1)).all():
             raise DataError(f"expected labels 0 or 1 for the model's one output, got {labels.min()}..{labels.max()}.")
         elif self.labels == "one-hot" and "categorical" in self.description.lower():

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,7 +14,7 @@ from cobla_tf.elements import each, first_outputs, losses_by_output, output_name
 from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
 from cobla_tf.graph import is_graph, of_keras
-from cobla_tf.loss import Loss, LossSum, check_numbers, like
+from cobla_tf.loss import CLASS_NUMBERS, Loss, LossSum, check_numbers, like
 
 Array = np.ndarray
 
@@ -118,6 +118,11 @@ class _Output:
         return getattr(layer, "activation", None)
 
     @property
+    def has_places(self) -> bool:
+        """Pixels, steps or the like, each with outputs of its own."""
+        return self.values.ndim > 2
+
+    @property
     def are_probabilities(self) -> bool:
         """Of classes along the last axis."""
         return self._sum_to_one(1e-4 if self.dtype in ("float32", "float64") else ROUNDED)
@@ -141,7 +146,7 @@ class _Output:
 def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
     check_numbers(labels)
     kind = _label_kind(labels, output.values)
-    classes = kind in ("sparse", "one-hot")
+    classes = kind in ("sparse", "one-hot") and not output.has_places
     by_default = loss is None or (_is_default(loss) and classes)
     chosen = _default(output, labels, kind) if by_default else _given(loss, output, kind)
     chosen.check_shapes(labels, output.values)
@@ -200,11 +205,13 @@ def _first_value(loss: Loss, labels: Array, outputs: Array) -> float:
 def _label_kind(labels: Array, outputs: Array) -> str:
     if outputs.ndim == 2 and outputs.shape[1] == 1 and labels.size == len(outputs) and np.isin(labels, (0, 1)).all():
         return "binary"
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
+    if outputs.ndim < 2 or outputs.shape[-1] < 2:
         return "other"
     if labels.shape == outputs.shape:
-        return "one-hot" if np.allclose(labels.sum(axis=1), 1) and (labels >= 0).all() else "other"
-    return "sparse" if labels.size == len(outputs) and _are_whole(labels) else "other"
+        return "one-hot" if np.allclose(labels.sum(axis=-1), 1) and (labels >= 0).all() else "other"
+    places = outputs.shape[:-1]
+    fit = labels.shape in (places, (*places, 1)) or (outputs.ndim == 2 and labels.size == len(outputs))
+    return "sparse" if fit and _are_whole(labels) else "other"
 
 
 def _are_whole(labels: Array) -> bool:
@@ -240,11 +247,14 @@ def _given(loss: Any, output: _Output, kind: str) -> Loss:
     name = function.name or type(function).__name__
     fits = {"one-hot": True, "binary": "binary" in name.lower(), "sparse": "sparse" in name.lower()}
     said = f"{name}{' on logits' if told else ''}, as given"
-    return Loss(function, kind if fits.get(kind) else "other", said, output.values.shape[-1])
+    if not output.has_places:
+        return Loss(function, kind if fits.get(kind) else "other", said, output.values.shape[-1])
+    chosen = Loss(function, "other", said, output.values.shape[-1])
+    return replace(chosen, per_place=kind) if kind == "sparse" and chosen.computes == CLASS_NUMBERS else chosen
 
 
 def _default(output: _Output, labels: Array, kind: str) -> Loss:
-    if kind in ("binary", "other"):
+    if kind in ("binary", "other") or output.has_places:
         if labels.ndim == output.values.ndim == 2 and output.values.shape[1] != labels.shape[1] > 1:
             raise DataError(
                 f"expected class numbers or rows of {output.values.shape[1]}, as the model has outputs, got rows of "

@@ -142,6 +142,47 @@ def test_the_bare_name_of_a_loss_of_every_pixel_is_told_logits_by_what_they_are(
     assert "on logits" not in resolve_loss(name, per_pixel("sigmoid"), Sample(images, labels)).description
 
 
+@pytest.mark.parametrize(
+    "given", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255)]
+)
+def test_class_numbers_of_pixels_are_checked(given):
+    images, masks = images_and_labels(8)[0], np.random.default_rng(0).integers(0, 3, (8, 10, 10))
+    with pytest.raises(DataError, match=r"^expected labels in 0\.\.2, one for each .* got 1\.\.3\.$"):
+        resolve_loss(given, per_pixel(None), Sample(images, masks + 1))
+    loss = resolve_loss(given, per_pixel(None), Sample(images, masks))
+    assert loss.labels == "other"
+    if not isinstance(given, str):
+        masks[0] = 255
+        loss.check_labels(masks)
+    masks[7, 9, 9] = -1
+    with pytest.raises(DataError, match=r"got -1\.\.2"):
+        loss.check_labels(masks)
+
+
+def test_a_loss_of_ones_own_says_itself_which_class_numbers_it_takes():
+    def sparse_with_void(labels, outputs):
+        return keras.losses.sparse_categorical_crossentropy(keras.ops.minimum(labels, 2), outputs, from_logits=True)
+
+    sample = Sample(images_and_labels(8)[0], np.full((8, 10, 10), 255))
+    resolve_loss(sparse_with_void, per_pixel(None), sample)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (10, 10, 3)])
+def test_class_numbers_of_pixels_have_the_size_of_the_outputs(size):
+    sample = Sample(images_and_labels(8)[0], np.zeros((8, *size), int))
+    with pytest.raises(DataError, match=rf"shape \(10, 10\) .* got \({size[0]}, {size[1]}"):
+        resolve_loss("sparse_categorical_crossentropy", per_pixel(None), sample)
+
+
+def test_a_foreign_message_is_cut():
+    def failing(labels, outputs):
+        raise RuntimeError("pixels " * 20_000)
+
+    with pytest.raises(DataError, match="RuntimeError: pixels") as caught:
+        resolve_loss(failing, per_pixel(None), Sample(images_and_labels(8)[0], np.zeros((8, 10, 10))))
+    assert len(str(caught.value)) < 400
+
+
 @pytest.mark.parametrize(("activation", "logits"), [(None, True), ("softmax", False)])
 def test_classes_of_every_pixel_need_a_loss_that_is_named(activation, logits):
     sample = Sample(images_and_labels(8)[0], np.zeros((8, 10, 10), int))

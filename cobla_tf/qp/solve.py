@@ -8,7 +8,7 @@ from absl import logging
 
 from cobla_tf.blas import one_blas_thread
 from cobla_tf.config import QP_SOLVERS
-from cobla_tf.errors import SolverError
+from cobla_tf.errors import SolverError, first_line
 from cobla_tf.qp import clarabel_solver, infeasible, mosek_solver, structured_solver
 from cobla_tf.qp.presolve import Reduction, reduce
 from cobla_tf.qp.problem import Array, QuadraticProgram
@@ -62,7 +62,7 @@ def _attempt(program: QuadraticProgram, reduction: Reduction, solver: str) -> QP
     except SolverError:
         raise
     except Exception as error:  # a back end's own failure must not leave this package under a foreign name
-        raise SolverError(f"The QP solver {solver!r} failed: {type(error).__name__}: {error}") from error
+        raise SolverError(f"The QP solver {solver!r} failed: {first_line(error)}") from error
     return QPSolution.judge(program, *reduction.restore(x, y), solver)
 
 
