@@ -41,8 +41,8 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
     plain = is_of(labels.shape[1:], outputs) and not _from_logits(loss) and _name(loss) not in NOT_LINEAR
     if not plain and not _is_cross_entropy(loss):
         raise ConfigError(
-            f"distillation takes (sparse) categorical cross-entropy, or a loss whose labels look like the outputs, got "
-            f"{loss.description}; set distillation to 0."
+            "distillation takes (sparse) categorical cross-entropy of one class an image, or a loss whose labels look "
+            f"like the outputs, got {loss.description}; set distillation to 0."
         )
     if loss.labels in ("one-hot", "binary") and not _told_from_logits(loss):
         raise ConfigError(

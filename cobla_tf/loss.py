@@ -110,7 +110,7 @@ class Loss:
             _check_labels(labels if ignored is None else labels[labels != ignored], self.classes)
         elif self.labels == "binary" and not np.isin(labels, (0, 1)).all():
             raise DataError(f"expected labels 0 or 1 for the model's one output, got {labels.min()}..{labels.max()}.")
-        elif self.labels == "one-hot" and "categorical" in self.description.lower():
+        elif "one-hot" in (self.labels, self.per_place) and "categorical" in self.description.lower():
             _check_rows(labels)
 
 
@@ -186,12 +186,13 @@ def check_numbers(labels: Array) -> None:
 
 
 def _check_rows(labels: Array) -> None:
-    """Refuse rows [n, classes] that are no shares of classes."""
-    fit = (labels >= 0).all(axis=1) & (np.abs(labels.sum(axis=1, dtype=np.float64) - 1) <= ROW_TOLERANCE)
+    """Refuse rows [n, ..., classes] that are no shares of classes."""
+    fit = (labels >= 0).all(axis=-1) & (np.abs(labels.sum(axis=-1, dtype=np.float64) - 1) <= ROW_TOLERANCE)
     if not fit.all():
-        first = int(np.argmin(fit))
+        first = np.unravel_index(np.argmin(fit), fit.shape)
+        row = ", ".join(f"{place:,}" for place in first)
         raise DataError(
-            f"expected labels that are shares of the classes, each row with a sum of 1; row {first:,} has "
+            f"expected labels that are shares of the classes, each row with a sum of 1; row {row} has "
             f"{labels[first].sum()}. Give a loss for several classes at once, such as 'binary_crossentropy', by loss=."
         )
 

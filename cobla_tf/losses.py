@@ -254,15 +254,11 @@ def _given(loss: Any, output: _Output, kind: str) -> Loss:
 
 
 def _default(output: _Output, labels: Array, kind: str) -> Loss:
-    if kind in ("binary", "other") or output.has_places:
-        if labels.ndim == output.values.ndim == 2 and output.values.shape[1] != labels.shape[1] > 1:
-            raise DataError(
-                f"expected class numbers or rows of {output.values.shape[1]}, as the model has outputs, got rows of "
-                f"{labels.shape[1]}; for labels of another meaning pass loss=."
-            )
+    if kind in ("binary", "other"):
+        _check_sizes(labels.shape, output.values.shape)
         raise ModelError(
             f"the default loss is cross-entropy over classes, which does not fit outputs {output.values.shape} with "
-            f"labels {labels.shape}; pass loss=, e.g. loss={_example(output, labels)}."
+            f"labels {labels.shape}; pass loss=, e.g. loss={_example(labels)}."
         )
     from_logits = not output.are_probabilities
     if from_logits and output.activation is keras.activations.sigmoid:
@@ -272,11 +268,26 @@ def _default(output: _Output, labels: Array, kind: str) -> Loss:
     maker = keras.losses.SparseCategoricalCrossentropy if kind == "sparse" else keras.losses.CategoricalCrossentropy
     said = "logits" if from_logits else "probabilities (non-negative and of sum 1 on every image tried)"
     function = maker(from_logits=from_logits, dtype=output.precision)
-    return Loss(function, kind, f"{maker.__name__} on {said}", output.values.shape[-1])
+    chosen = Loss(function, kind, f"{maker.__name__} on {said}", output.values.shape[-1])
+    return replace(chosen, labels="other", per_place=kind) if output.has_places else chosen
 
 
-def _example(output: _Output, labels: Array) -> str:
-    """Of a loss that may be meant: classes of pixels or steps, or several at once."""
-    if output.values.shape[-1] > 1 and labels.shape == output.values.shape[:-1] and _are_whole(labels):
-        return f"keras.losses.SparseCategoricalCrossentropy(from_logits={output.are_logits})"
-    return "'binary_crossentropy'"
+def _check_sizes(labels: tuple[int, ...], outputs: tuple[int, ...]) -> None:
+    """Refuse what look like labels of classes, but of other places or other classes than the outputs."""
+    if len(labels) == len(outputs) and labels[:-1] == outputs[:-1] and outputs[-1] != labels[-1] > 1:
+        raise DataError(
+            f"expected class numbers or rows of {outputs[-1]}, as the model has outputs, got rows of {labels[-1]}; for "
+            "labels of another meaning pass loss=."
+        )
+    places, own = outputs[1:-1], labels[1 : len(outputs) - 1]
+    if places and len(labels) in (len(outputs), len(outputs) - 1) and own != places:
+        wanted, got = ("x".join(map(str, sizes)) for sizes in (places, own))
+        raise DataError(
+            f"expected labels of {wanted}, as the model's outputs {outputs}, got {got}; bring them to one size, or for "
+            "labels of another meaning pass loss=."
+        )
+
+
+def _example(labels: Array) -> str:
+    """A loss that may be meant: of several classes at once, or of numbers."""
+    return "'binary_crossentropy'" if ((labels >= 0) & (labels <= 1)).all() else "'mse'"

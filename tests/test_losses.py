@@ -183,11 +183,41 @@ def test_a_foreign_message_is_cut():
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize(("activation", "logits"), [(None, True), ("softmax", False)])
-def test_classes_of_every_pixel_need_a_loss_that_is_named(activation, logits):
-    sample = Sample(images_and_labels(8)[0], np.zeros((8, 10, 10), int))
-    with pytest.raises(ModelError, match=rf"SparseCategoricalCrossentropy\(from_logits={logits}\)"):
-        resolve_loss(None, per_pixel(activation), sample)
+@pytest.mark.parametrize("activation", [None, "softmax"])
+@pytest.mark.parametrize("form", ["numbers", "numbers with an axis", "rows"])
+def test_classes_of_every_pixel_are_recognised(activation, form):
+    images, masks = images_and_labels(8)[0], np.random.default_rng(0).integers(0, 3, (8, 10, 10))
+    labels = {"numbers": masks, "numbers with an axis": masks[..., None], "rows": np.eye(3)[masks]}[form]
+    model = per_pixel(activation)
+    loss = resolve_loss(None, model, Sample(images, labels))
+    assert loss.labels == "other"
+    exact = keras.losses.SparseCategoricalCrossentropy(from_logits=activation is None)(masks, model(images))
+    np.testing.assert_allclose(float(loss.total(labels, model(images))) / 8, float(exact), rtol=1e-5)
+    wrong = labels.copy()
+    wrong[5, 2, 3] = 3
+    with pytest.raises(
+        DataError, match=r"row 5, 2, 3 has 9\.0" if form == "rows" else r"labels in 0\.\.2.* got 0\.\.3"
+    ):
+        loss.check_labels(wrong)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "sentence"),
+    [
+        (
+            np.zeros((8, 5, 5), int),
+            DataError,
+            r"expected labels of 10x10, as the model's outputs \(8, 10, 10, 3\), got 5x5",
+        ),
+        (np.zeros((8, 5, 5, 3), int), DataError, "expected labels of 10x10, .* got 5x5"),
+        (np.zeros((8, 10, 10, 4), int), DataError, "rows of 3, .* got rows of 4"),
+        (np.ones((8, 10, 10, 3), int), ModelError, "e.g. loss='binary_crossentropy'"),
+        (np.full((8, 10, 10, 3), -0.5), ModelError, "e.g. loss='mse'"),
+    ],
+)
+def test_labels_of_pixels_that_are_no_classes(labels, error, sentence):
+    with pytest.raises(error, match=sentence):
+        resolve_loss(None, per_pixel(None), Sample(images_and_labels(8)[0], labels))
 
 
 @pytest.mark.parametrize(
