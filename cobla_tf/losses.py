@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from cobla_tf.elements import each, first_outputs, losses_by_output, output_names, parts_of, rows_not_finite
+from cobla_tf.elements import Compiled, each, first_outputs, losses_by_output, output_names, parts_of, rows_not_finite
 from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
 from cobla_tf.graph import is_graph, of_keras
@@ -46,8 +46,8 @@ def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum
     """Choose the loss, and check labels against the model on a few real examples.
 
     Args:
-        loss: None for (sparse) categorical cross-entropy, or anything that keras.losses.get takes; for several outputs
-            also a list or dict of these, see `losses_by_output`.
+        loss: None for what the model was compiled with or else (sparse) categorical cross-entropy, or anything that
+            keras.losses.get takes; for several outputs also a list or dict of these, see `losses_by_output`.
         model: of any number of inputs and outputs.
         probe: a few examples that check_images let pass.
 
@@ -82,11 +82,11 @@ def check_finite(name: str, loss: Any, model: keras.Model, labels: Any) -> None:
         DataError: some image has such a label.
     """
     for one, part in zip(losses_by_output(loss, model).values(), parts_of(labels), strict=True):
-        bad = rows_not_finite(part)
+        bad, chosen = rows_not_finite(part), one.loss if isinstance(one, Compiled) else one
         if not len(bad):
             continue
         found = f"{name}: labels of {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}"
-        if one is None or _is_keras(one) or of_keras(type(one)):
+        if chosen is None or _is_keras(chosen) or of_keras(type(chosen)):
             raise DataError(f"{found}; leave these images out.")
         logging.warning("%s; the loss given has to leave them out by itself", found)
 
@@ -144,6 +144,8 @@ class _Output:
 
 
 def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
+    if isinstance(loss, Compiled):
+        return _as_compiled(loss.loss, output, labels)
     check_numbers(labels)
     kind = _label_kind(labels, output.values)
     classes = kind in ("sparse", "one-hot") and not output.has_places
@@ -164,6 +166,22 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
             f"{low:.3g} to {high:.3g}, are none; give it from_logits=True."
         )
     return chosen
+
+
+def _as_compiled(loss: Any, output: _Output, labels: Array) -> Loss:
+    """The loss that the model was compiled with, where it fits; the default where it is a cross-entropy over classes,
+    whose labels may have taken another form since.
+    """
+    of_classes = _is_default(loss) or (
+        type(loss) in CATEGORICAL.values() and loss.get_config().get("ignore_class") is None
+    )
+    if not of_classes:
+        try:
+            chosen = _resolve(loss, output, labels)
+            return replace(chosen, description=chosen.description.replace("as given", "as compiled"))
+        except CoblaError as error:
+            logging.warning("the loss that the model was compiled with is not used, the default is: %s", error)
+    return _resolve(None, output, labels)
 
 
 def _is_default(loss: Any) -> bool:
