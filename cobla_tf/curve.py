@@ -27,7 +27,7 @@ class Point:
         budgets: what was asked for, by resource.
         report: of the compression; None where there was none.
         failure: why there was none, one sentence.
-        outcome: the same in a word or two: "cannot be met", or "failed".
+        broken: whether the attempt failed; else a point without a report has a budget that cannot be met.
         model: the compressed network; None likewise.
         timing: of its network beside the original, in one run with all other points; None where none was asked for.
     """
@@ -36,7 +36,7 @@ class Point:
     budgets: dict[str, float]
     report: Report | None = None
     failure: str = ""
-    outcome: str = "cannot be met"
+    broken: bool = False
     model: "keras.Model | None" = field(default=None, repr=False, compare=False)
     timing: Timing | None = None
 
@@ -45,6 +45,13 @@ class Point:
         """Method and budgets, fit for a folder's name: 'cobla_macs0.5_params0.5'."""
         name = "_".join([self.method, *(f"{resource}{value:.12g}" for resource, value in self.budgets.items())])
         return re.sub(r"[/\\]", "_", name)
+
+    @property
+    def outcome(self) -> str:
+        """What became of it: "met", "cannot be met", or "failed"."""
+        if self.report is not None:
+            return "met"
+        return "failed" if self.broken else "cannot be met"
 
     @property
     def asked(self) -> str:
@@ -158,7 +165,7 @@ class Curve:
                 "images": last.images if last else 0,
                 "seconds": round(sum(point.report.seconds.values()), 1),
             }
-        return {**row, "dominated": dominated, "failure": point.failure}
+        return {**row, "dominated": dominated, "outcome": point.outcome, "failure": point.failure}
 
     def _line(self, point: Point, dominated: bool, outrun: bool) -> list[str]:
         resources = self.resources

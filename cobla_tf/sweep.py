@@ -97,7 +97,7 @@ def pareto(
 def _curve(sweep: "_Sweep", methods: Sequence[str], asked: Sequence[Budgets]) -> Curve:
     points = tuple(point for method in methods for point in sweep.run(method, asked))
     if all(point.report is None for point in points):
-        failed = [point for point in points if point.outcome == "failed"]
+        failed = [point for point in points if point.broken]
         if failed:
             raise SolverError(f"none of the {len(points)} points came to an end; the last one: {failed[-1].failure}")
         raise BudgetError(f"none of the {len(points)} budgets can be met; the last one: {points[-1].failure}")
@@ -140,8 +140,8 @@ class _Sweep:
         except (BudgetError, SolverError) as error:
             logging.warning("%s: %s", point.name, error)
             stale = [] if config.output_dir is None else left_from_before(config.output_dir, OF_A_POINT, {})
-            outcome = "cannot be met" if isinstance(error, BudgetError) else "failed"
-            return dataclasses.replace(point, failure="; ".join([str(error), *stale]), outcome=outcome), warm
+            failure, broken = "; ".join([str(error), *stale]), not isinstance(error, BudgetError)
+            return dataclasses.replace(point, failure=failure, broken=broken), warm
         met = dataclasses.replace(point, report=result.report, model=result.model)
         if self.shared.get("scheme") == AUTO:  # other budgets, other schemes: its masks mean other terms
             return met, None

@@ -79,6 +79,13 @@ def test_a_budget_that_cannot_be_met_is_marked_and_the_rest_goes_on(sweep):
     assert "cannot be met" in str(curve) and failed[0].failure in str(curve)
 
 
+def test_every_point_says_what_became_of_it(sweep):
+    curve, folder = sweep
+    outcomes = ["met", "met", "cannot be met"] * 2
+    assert [point.outcome for point in curve.points] == outcomes
+    assert [row["outcome"] for row in csv.DictReader((folder / "curve.csv").open())] == outcomes
+
+
 def test_later_points_start_from_the_one_before_with_half_of_the_iterations(sweep):
     curve, _ = sweep
     assert [point.report.config["solve"]["iterations"] for point in curve.points[:2]] == [4, 2]
@@ -228,7 +235,7 @@ def test_a_point_that_no_program_solves_is_marked_and_the_rest_goes_on(model, tm
     monkeypatch.setattr("cobla_tf.sweep.logging.warning", lambda text, *values: said.append(text % values))
     config = dataclasses.replace(QUICK, output_dir=tmp_path, exports=())
     curve = cobla_tf.pareto(model, DATA, validation=TEST, config=config, macs=[0.6, 0.5, 0.4], methods=("uniform",))
-    assert [bool(point.report) for point in curve.points] == [True, False, True]
+    assert [point.outcome for point in curve.points] == ["met", "failed", "met"]
     assert curve.points[1].failure == "no use; report.html is of an earlier run in the same folder"
     assert said[1:] == [
         "compressed.keras is of an earlier run in the same folder; those of this sweep lie in the folders of its points"
