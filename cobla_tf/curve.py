@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from cobla_tf.timings import Timing
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
 
 FILES = {"curve": "curve.md", "curve data": "curve.csv", "curve picture": "curve.png"}
 
@@ -34,7 +36,7 @@ class Point:
 
     method: str
     budgets: dict[str, float]
-    report: Report | None = None
+    report: Report | None = field(default=None, repr=False)
     failure: str = ""
     broken: bool = False
     model: "keras.Model | None" = field(default=None, repr=False, compare=False)
@@ -79,15 +81,29 @@ class Point:
         return {budget.resource: budget.reached / budget.original for budget in budgets if budget.original}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Curve:
-    """The trade-off between accuracy and cost.
+    """The trade-off between accuracy and cost: what pareto() returns, a sequence of its points.
+
+    At the end of a notebook's cell it shows its table.
 
     Attributes:
         points: in the order in which they were worked out.
     """
 
     points: tuple[Point, ...]
+
+    def __len__(self) -> int:
+        """Number of points."""
+        return len(self.points)
+
+    def __iter__(self) -> Iterator[Point]:
+        """The points in order."""
+        return iter(self.points)
+
+    def __getitem__(self, place: int | slice) -> Point | tuple[Point, ...]:
+        """One point, or a tuple of some."""
+        return self.points[place]
 
     @property
     def resources(self) -> list[str]:
@@ -148,9 +164,24 @@ class Curve:
         failed = [f"{point.name}: {point.failure}" for point in self.points if point.failure]
         return "\n\n".join([self.table(style), *failed])
 
+    def plot(self) -> "Figure":
+        """Accuracy over cost as a figure that a notebook shows, and that `savefig(path)` writes."""
+        from cobla_tf.curve_figure import curve_figure
+
+        return curve_figure(self)
+
     def __str__(self) -> str:
         """As `text`."""
         return self.text()
+
+    def __repr__(self) -> str:
+        """The table; `print(curve)` also tells why there are points without a network."""
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        from cobla_tf.page import curve_html
+
+        return curve_html(self)
 
     def _row(self, point: Point, dominated: bool) -> dict[str, Any]:
         row: dict[str, Any] = {"method": point.method}

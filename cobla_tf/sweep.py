@@ -180,9 +180,14 @@ def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Seque
         further: names of the resources that there are beside MACs and params.
 
     Raises:
-        ConfigError: a method that there is not, or that takes no budgets, or a point that is asked for twice.
+        ConfigError: methods that are no sequence of names, a method that there is not, or that takes no budgets, or a
+            point that is asked for twice.
         BudgetError: as `budgets.check_budgets`.
     """
+    if isinstance(methods, str):
+        raise ConfigError(f"methods must be a sequence of names, got the string {methods!r}; write [{methods!r}].")
+    if not isinstance(methods, Collection):
+        raise ConfigError(f"methods must be a sequence of names, got {methods!r}; write ['{COBLA}', 'pos_cvx'].")
     unfit = [name for name in methods if name not in RANK_METHODS or not takes_budgets(name)]
     if unfit or not methods:
         able = ", ".join(name for name in RANK_METHODS if takes_budgets(name))

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import math
 from functools import partial
+from html import unescape
 from io import BytesIO
 
 import keras
@@ -84,6 +85,23 @@ def test_every_point_says_what_became_of_it(sweep):
     outcomes = ["met", "met", "cannot be met"] * 2
     assert [point.outcome for point in curve.points] == outcomes
     assert [row["outcome"] for row in csv.DictReader((folder / "curve.csv").open())] == outcomes
+
+
+def test_a_curve_is_a_sequence_of_points_that_shows_and_draws_itself(sweep):
+    curve, _ = sweep
+    assert len(curve) == 6 and list(curve) == list(curve.points)
+    assert curve[0] is curve.points[0] and curve[-1] is curve.points[-1] and curve[:2] == curve.points[:2]
+    assert repr(curve) == curve.table() and all(len(repr(point)) < 1000 for point in curve)
+    page = unescape(curve._repr_html_())
+    assert "<table>" in page and f"{curve[0].report.model}, accuracy against cost" in page
+    assert all(point.asked in page and point.failure in page for point in curve)
+    assert len(curve.plot().axes) == len(curve_figure(curve).axes)
+
+
+def test_what_a_notebook_shows_of_a_curve_is_escaped():
+    curve = Curve((Point("cobla", {"<b>&": 0.1}, failure="too <i>small"),))
+    page = curve._repr_html_()
+    assert "<b>&" not in page and "<i>" not in page and "too &lt;i&gt;small" in page
 
 
 def test_later_points_start_from_the_one_before_with_half_of_the_iterations(sweep):
@@ -200,6 +218,8 @@ def test_an_interrupted_sweep_goes_on_where_it_was(model, tmp_path, monkeypatch)
         ({"macs": [0.5], "methods": ("r_vbmf",)}, "methods that take budgets"),
         ({"macs": [0.5], "methods": ("magic",)}, "methods that take budgets"),
         ({"macs": [0.5], "methods": ()}, "methods that take budgets"),
+        ({"macs": [0.5], "methods": "pos_cvx"}, r"got the string 'pos_cvx'; write \['pos_cvx'\]"),
+        ({"macs": [0.5], "methods": 3}, "methods must be a sequence of names, got 3"),
         ({"macs": [0.5, 0.3, 0.5]}, "cobla_macs0.5 several times"),
         ({"macs": [0.5], "methods": ("cobla", "cobla")}, "cobla_macs0.5 several times"),
     ],

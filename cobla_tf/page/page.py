@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cobla_tf.curve import Curve
 from cobla_tf.export_comparison import checks_table
 from cobla_tf.page import charts, network, terms
 from cobla_tf.report import COUNTED_TITLES, Report, left_alone, rank_text
@@ -53,6 +54,13 @@ def html_page(report: Report) -> str:
 def brief_html(report: Report) -> str:
     """Headlines, accuracies and sites as a part of a page, without scripts or styles of its own."""
     return _environment().get_template("brief.html").render(report=report, headlines=headlines(report))
+
+
+def curve_html(curve: Curve) -> str:
+    """The table of a trade-off curve, and why there are points without a network, as a part of a page likewise."""
+    report = next((point.report for point in curve.points if point.report), None)
+    title = f"{report.model}, accuracy against cost" if report else "accuracy against cost"
+    return _environment().get_template("curve.html").render(curve=curve, title=title)
 
 
 @cache
