@@ -16,6 +16,7 @@ from cobla_tf.notes import left_from_before, limited, to_try_again
 from cobla_tf.plan import Plan
 from cobla_tf.report import Report
 from cobla_tf.report_files import write_report
+from cobla_tf.selection import COBLA
 
 BEFORE_FINE_TUNING = "before_fine_tuning.keras"
 CALIBRATION = 100
@@ -44,7 +45,7 @@ def write_output(model: keras.Model, plan: Plan, report: Report, account: Accoun
         exports = _export(model, plan, config)
     account.add_files(exports.files)
     names = [BEFORE_FINE_TUNING, *FILE_NAMES.values(), *CURVE_FILES.values()]
-    names += [] if report.iterations else [str(EVENTS)]
+    names += [] if plan.method == COBLA else [str(EVENTS)]  # a solve, even one without iterations, begins its own
     stale = left_from_before(config.output_dir, names, account.files)
     report = dataclasses.replace(
         report,

@@ -155,6 +155,13 @@ def test_files_of_an_earlier_run_are_named_and_the_loss_is_in_the_report(model, 
     assert "SparseCategoricalCrossentropy" in report.config["loss"]
 
 
+def test_a_solve_without_iterations_leaves_no_file_of_an_earlier_run(model, tmp_path):
+    config = Config(solve=QUICK.solve, output_dir=tmp_path, exports=())
+    report = cobla_tf.compress(model, images_and_labels(90), macs=1.0, config=config).report
+    assert not report.iterations and (tmp_path / "tensorboard" / "events.out.tfevents.solve").exists()
+    assert not any("earlier run" in note for note in report.notes)
+
+
 def test_files_fine_tuning_and_a_tf_dataset(model, tmp_path):
     dataset = tf.data.Dataset.from_tensor_slices(images_and_labels(200)).batch(50)
     log = keras.callbacks.CSVLogger(str(tmp_path / "epochs.csv"))  # it holds an open file in training
