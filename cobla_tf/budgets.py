@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
 from difflib import get_close_matches
 from fractions import Fraction
@@ -138,17 +139,32 @@ def _check_reachable(costs: CostTable, limits: Array, budgets: Budgets) -> None:
         name = costs.resources[row]
         raise BudgetError(
             f"the {name} budget is {_amount(costs, row, limits[row])}, but the smallest reachable one is "
-            f"{_with_share(costs, row, least[row])}; raise {name} to that or more{_percent_hint(name, budgets[name])}."
+            f"{_with_share(costs, row, least[row])}; raise {name} to that or more{_percent_hint(name, budgets[name])}"
+            f"{_multiple_hint(costs, limits)}."
         )
     nearest = costs.cheapest(limits)
     if not costs.fits(nearest, limits):
-        raise BudgetError(f"the budgets cannot be met together; {_way_out(costs, limits, costs.used(nearest))}.")
+        way_out = _way_out(costs, limits, costs.used(nearest))
+        raise BudgetError(f"the budgets cannot be met together; {way_out}{_multiple_hint(costs, limits)}.")
 
 
 def _percent_hint(name: str, budget: float) -> str:
     """What someone who meant per cent should write."""
     meant = name in COUNTED and 1 < budget <= 100
     return f" (above 1 a budget is an absolute number; {budget:g} % is {budget / 100:g})" if meant else ""
+
+
+def _multiple_hint(costs: CostTable, limits: Array) -> str:
+    """The largest part of a multiple of ranks with which the limits can be met; nothing where it is not to blame."""
+    for smaller in range(costs.multiple // 2, 0, -1):
+        table = replace(costs, multiple=smaller)
+        if costs.multiple % smaller or (limits < np.maximum(table.least(), 1)).any():
+            continue
+        if table.fits(table.cheapest(limits), limits):
+            return (
+                f", or lower rank_multiple (--rank_multiple), the reason for this, from {costs.multiple} to {smaller}"
+            )
+    return ""
 
 
 def _way_out(costs: CostTable, limits: Array, nearest: Array) -> str:

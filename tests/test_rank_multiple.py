@@ -11,6 +11,7 @@ from test_pos_cvx import value_of
 import cobla_tf
 from cobla_tf.baselines import RIVALS
 from cobla_tf.baselines.pos_cvx import optimum
+from cobla_tf.budgets import resolve_limits
 from cobla_tf.config import Config, SolveConfig
 from cobla_tf.costs import Allocation
 from cobla_tf.errors import BudgetError, ConfigError
@@ -35,6 +36,25 @@ def test_every_method_gives_multiples_within_the_budgets(name, multiple):
     assert limits is None or costs.fits(allocation, limits)
     assert allocation.whole[costs.full_ranks < multiple].all()
     assert not allocation.whole.all()
+
+
+@pytest.mark.parametrize(
+    ("budgets", "smaller"), [({"macs": 0.5}, 8), ({"macs": 0.2, "params": 0.2}, 4), ({"macs": 1e-6}, None)]
+)
+def test_a_budget_that_a_smaller_multiple_meets_names_it(budgets, smaller):
+    costs = replace(table_of(*LAYERS), multiple=16)
+    with pytest.raises(BudgetError) as refused:
+        resolve_limits(costs, budgets)
+    hint = f"or lower rank_multiple (--rank_multiple), the reason for this, from 16 to {smaller}."
+    assert str(refused.value).endswith(hint) == (smaller is not None)
+    assert ("rank_multiple" in str(refused.value)) == (smaller is not None)
+    for multiple in (2 * smaller, smaller) if smaller else ():
+        costs = replace(costs, multiple=multiple)
+        if multiple == smaller:
+            resolve_limits(costs, budgets)
+        else:
+            with pytest.raises(BudgetError, match="rank_multiple"):
+                resolve_limits(costs, budgets)
 
 
 def every_allocation(costs):
