@@ -23,6 +23,7 @@ from cobla_tf.journal import Journal
 from cobla_tf.notes import (
     chosen_epoch,
     doubtful,
+    idle_budgets,
     lost_attributes,
     of_one_output,
     own_training,
@@ -100,6 +101,8 @@ class Compression:
             *unused_options(self.config.fine_tune),
         ]
         _log_budgets(plan)
+        for note in idle_budgets(plan.costs, plan.limits):
+            account.warn(note)
         self._judge_original()
         solution = self._solve(warm) if plan.method == COBLA else self._select()
         compressed = self._rebuild(solution)

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from cobla_tf.calls import shared_by_reference
 from cobla_tf.config import FineTuneConfig
+from cobla_tf.costs import CostTable
 from cobla_tf.elements import output_names
 from cobla_tf.graph import of_keras
 from cobla_tf.layers import OF_THE_KERNEL
@@ -27,6 +29,15 @@ CROSS_ENTROPIES = (
     keras.losses.BinaryCrossentropy,
 )
 """By which guessing among classes costs the logarithm of their number."""
+
+
+def idle_budgets(costs: CostTable, limits: np.ndarray) -> list[str]:
+    """Which budgets limit nothing; `limits` [R] are in units of the table, infinite where there is none."""
+    return [
+        f"the budget on {name} is no less than the original cost and asks for nothing"
+        for name, total, limit in zip(costs.resources, costs.totals(), limits, strict=True)
+        if total <= limit < math.inf
+    ]
 
 
 def lost_attributes(sites: Sites) -> list[str]:

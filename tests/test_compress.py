@@ -162,6 +162,17 @@ def test_a_solve_without_iterations_leaves_no_file_of_an_earlier_run(model, tmp_
     assert not any("earlier run" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(
+    ("budgets", "idle"),
+    [({"macs": 1, "params": 0.5}, ["macs"]), ({"macs": 1e9, "params": 1.0}, ["macs", "params"]), ({"macs": 0.9}, [])],
+)
+def test_a_budget_that_asks_for_nothing_is_told(model, caplog, budgets, idle):
+    report = cobla_tf.compress(model, images_and_labels(90), **budgets, method="uniform").report
+    notes = [f"the budget on {name} is no less than the original cost and asks for nothing" for name in idle]
+    assert [note for note in report.notes if "asks for nothing" in note] == notes
+    assert all(note in caplog.text for note in notes)
+
+
 def test_files_fine_tuning_and_a_tf_dataset(model, tmp_path):
     dataset = tf.data.Dataset.from_tensor_slices(images_and_labels(200)).batch(50)
     log = keras.callbacks.CSVLogger(str(tmp_path / "epochs.csv"))  # it holds an open file in training
