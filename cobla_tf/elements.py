@@ -104,7 +104,9 @@ def check_images(model: keras.Model, images: Any) -> None:
         where = f" for {tensor.name!r}" if several else ""
         expected, got = tuple(tensor.shape[1:]), part.shape[1:]
         if not is_of(got, expected):
-            raise DataError(f"expected images of shape {expected}{where}, as the model's input, got {got}.")
+            only_gray = expected[-1:] == (1,) and is_of(got, expected[:-1])
+            hint = "; a last axis of one channel is made by images[..., None]" if only_gray else ""
+            raise DataError(f"expected images of shape {expected}{where}, as the model's input, got {got}{hint}.")
         dtype = np.dtype(tensor.dtype) if tensor.dtype != "bfloat16" else np.dtype("float32")
         if np.issubdtype(dtype, np.integer) and not np.array_equal(part.astype(dtype), part):
             raise DataError(

@@ -162,6 +162,18 @@ def test_a_solve_without_iterations_leaves_no_file_of_an_earlier_run(model, tmp_
     assert not any("earlier run" in note for note in report.notes)
 
 
+def test_images_that_lack_but_the_channels_axis_are_told_how_to_get_it(model):
+    hint = r"got \(8, 8\); a last axis of one channel is made by images\[\.\.\., None\]"
+    images, labels = images_and_labels(40)
+    with pytest.raises(DataError, match=r"got \(\d+, \d+\)\."):  # of three channels
+        cobla_tf.compress(model, (images[..., 0], labels), macs=0.5)
+    gray = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3), keras.layers.GlobalMaxPooling2D()])
+    with pytest.raises(DataError, match=hint):
+        cobla_tf.compress(gray, (np.zeros((40, 8, 8)), np.zeros(40, int)), macs=0.5)
+    with pytest.raises(DataError, match=r"got \(9, 8\)\."):
+        cobla_tf.compress(gray, (np.zeros((40, 9, 8)), np.zeros(40, int)), macs=0.5)
+
+
 @pytest.mark.parametrize(
     ("budgets", "idle"),
     [({"macs": 1, "params": 0.5}, ["macs"]), ({"macs": 1e9, "params": 1.0}, ["macs", "params"]), ({"macs": 0.9}, [])],
