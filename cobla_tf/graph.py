@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from os import PathLike
 from typing import Any
 
 import keras
@@ -21,7 +22,9 @@ def check_model(model: Any) -> None:
             registered, so that no file with it could be read; a name that TensorFlow refuses; or an input of strings.
     """
     if not isinstance(model, keras.Model):
-        raise ModelError(f"expected a keras.Model, got {type(model).__name__}.")
+        is_path = isinstance(model, str | PathLike)
+        got = f"the path {str(model)!r}; load it with keras.models.load_model" if is_path else type(model).__name__
+        raise ModelError(f"expected a keras.Model, got {got}.")
     if isinstance(model, keras.Sequential) and not model.built:
         raise ModelError(
             f"Sequential model {model.name!r} is not built yet: start it with keras.Input(shape) or call "

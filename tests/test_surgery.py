@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -136,7 +138,9 @@ def test_names_that_tensorflow_takes_are_let_through(model):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: "model.keras", "expected a keras.Model"),
+        (lambda: "q.keras", r"expected a keras.Model, got the path 'q.keras'; load it with keras.models.load_model\."),
+        (lambda: Path("q.keras"), "got the path 'q.keras'; load it"),
+        (lambda: 3, r"expected a keras.Model, got int\."),
         (Subclassed, "functional API"),
         (lambda_model, "Lambda"),
         (lambda: keras.Sequential([keras.layers.Conv2D(2, 3)]), "not built"),
