@@ -120,10 +120,27 @@ def find_sites(
     if not found:
         raise ModelError(
             f"model {model.name!r} has no layer left to decompose (expected at least one of the kinds "
-            f"{', '.join(layers)} that is not excluded): "
-            + "; ".join(f"{layer.name}: {layer.reason}" for layer in skipped)
+            f"{', '.join(layers)} that is not excluded): {_way_out(calls, layers, skipped)}."
         )
     return Sites(_decomposed(found, scheme), tuple(skipped), _network(operations))
+
+
+def _way_out(calls: list[list[Call]], layers: Sequence[str], skipped: list[SkippedLayer]) -> str:
+    """Why each layer is none, with those of kinds that were not asked for counted, and how to ask for them."""
+    unasked = {uses[0].path: name for uses in calls if (name := name_of(uses[0].layer)) and name not in layers}
+    kinds = Counter(unasked[layer.name] for layer in skipped if layer.reason == _not_asked_for(unasked.get(layer.name)))
+    others = [layer for layer in skipped if layer.reason != _not_asked_for(unasked.get(layer.name))]
+    parts = [f"{layer.name}: {layer.reason}" for layer in others]
+    if kinds:
+        held = " and ".join(f"{count} of the kind {name}" for name, count in kinds.items())
+        parts.append(
+            f"there are {held}, not asked for: ask for them by layers={next(iter(kinds))!r} or 'all' (--layers)"
+        )
+    return "; ".join(parts) or "it has no layer with a kernel"
+
+
+def _not_asked_for(name: str | None) -> str:
+    return f"layers of the kind {name} were not asked for"
 
 
 def _network(operations: list[Call]) -> tuple[LayerCall, ...]:
@@ -167,7 +184,7 @@ def _wrong_kind(layer: keras.layers.Layer, layers: Sequence[str]) -> str | None:
     if name in layers:
         return None
     if name is not None:
-        return f"layers of the kind {name} were not asked for"
+        return _not_asked_for(name)
     if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
         return "depthwise: every channel has one small kernel of its own, of which two factors would save nothing"
     return f"of a kind that is not decomposed{_inside(layer, layers)}"

@@ -156,6 +156,22 @@ def test_models_that_cannot_be_decomposed(make, sentence):
         find_sites(make(), "spatial")
 
 
+def test_kinds_that_were_not_asked_for_are_counted_where_none_is_left():
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((8, 3)), *(layers.Conv1D(4, 3) for _ in range(2)), layers.Flatten(), layers.Dense(2, name="last")]
+    )
+    with pytest.raises(ModelError) as refused:
+        find_sites(model, "spatial")
+    kinds = "there are 2 of the kind conv1d and 1 of the kind dense, not asked for: ask for them by layers='conv1d' or"
+    assert str(refused.value).endswith(f"that is not excluded): {kinds} 'all' (--layers).")
+    with pytest.raises(ModelError) as refused:
+        find_sites(model, "spatial", ["last"])
+    assert "excluded): last: excluded by 'last'; there are 2 of the kind conv1d, not" in str(refused.value)
+    with pytest.raises(ModelError, match="it has no layer with a kernel"):
+        find_sites(keras.Sequential([keras.Input((8, 3)), layers.Flatten()]), "spatial")
+
+
 def test_exclude_patterns():
     model = small_cnn()
     with pytest.raises(ConfigError, match=r"matches no layer.*conv1, shared"):
