@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,9 @@ def folder_source(root: Path) -> ImageSource:
         DataError: the folder, a split or a class is missing or empty, or the splits' classes differ.
     """
     if not root.is_dir():
-        raise DataError(f"Image folder {str(root)!r} does not exist: expected root/split/class/*.jpg or png.")
+        near = near_folders(str(root))
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+        raise DataError(f"Image folder {str(root)!r} does not exist: expected root/split/class/*.jpg or png{hint}")
     splits = [folder.name for folder in _subfolders(root)]
     test = pick_test(splits, f"Image folder {str(root)!r}", "subfolders")
     classes = [folder.name for folder in _subfolders(root / "train")]
@@ -134,6 +137,16 @@ class _Listing:
             return tf.io.read_file(paths[place]), labels[place]
 
         return tf.data.Dataset.from_tensor_slices(places).map(read, tf.data.AUTOTUNE, deterministic=True)
+
+
+def near_folders(name: str) -> list[str]:
+    """Paths of up to three folders that lie where one of that path would, and are called nearly so."""
+    path = Path(name)
+    try:
+        beside = [folder.name for folder in _subfolders(path.parent)]
+    except OSError:
+        return []
+    return [str(path.parent / near) for near in get_close_matches(path.name, beside)]
 
 
 def _subfolders(root: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from cobla_tf.errors import DataError
-from cobla_tf.image_source import EncodedSplit, ImageSource, listing, pick_test
+from cobla_tf.image_source import EncodedSplit, ImageSource, listing, near_folders, pick_test
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -90,7 +90,8 @@ def _why_unknown(name: str, error: Exception) -> str:
     known = tfds_names()
     if re.split("[/:]", name)[0] in known:
         return f"Dataset {name!r} cannot be read by tensorflow-datasets: {str(error).splitlines()[0]}"
-    nearest = difflib.get_close_matches(name.lower(), [*known, "digits"], n=3, cutoff=0.5)
+    nearest = [f"the folder {folder}" for folder in near_folders(name)]
+    nearest += difflib.get_close_matches(name.lower(), [*known, "digits"], n=3, cutoff=0.5)
     hint = f"the nearest names are {', '.join(nearest)}" if nearest else "no name is near"
     return f"Dataset {name!r} is neither 'digits', nor a folder, nor known to tensorflow-datasets; {hint}."
 

@@ -174,6 +174,18 @@ def test_what_cannot_be_read_is_one_sentence_with_a_way_out(tiny_dir, name, expe
         _load(name, data_dir=tiny_dir)
 
 
+@pytest.mark.parametrize("place", ["", "inner/"])
+def test_a_folder_of_nearly_that_name_is_the_first_guess(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / place / "photos").mkdir(parents=True)
+    with pytest.raises(DataError, match=f"the nearest names are the folder {place}photos"):
+        _load(f"{place}photo")
+    with pytest.raises(DataError, match=rf"or png; did you mean '{place}photos'\?"):
+        load_dataset(f"./{place}photo/", data_dir=None, image_shape=(6, 6, 3), preprocessing="none", seed=0)
+    with pytest.raises(DataError, match=r"or png\."):
+        _load("./nowhere/photo" if place else "./other")
+
+
 def test_a_folder_must_have_splits_classes_and_images(folder):
     (folder / "val" / "bee").mkdir()
     with pytest.raises(DataError, match="bee"):
