@@ -1,6 +1,5 @@
 """The networks that a run can start from: a small zoo by name, or a model file."""
 
-import difflib
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -148,8 +147,10 @@ def _check_model_path(path: str) -> None:
     if not Path(path).is_file():
         if is_named_as_file or Path(path).name != path:
             raise ModelError(f"Model file {path!r} does not exist: check the path.")
-        nearest = difflib.get_close_matches(path, ZOO, n=3, cutoff=0.4) or list(ZOO)
-        raise ModelError(f"Model {path!r} is neither in the zoo nor a file; near names are {', '.join(nearest)}.")
+        raise ModelError(
+            f"Model {path!r} is neither a file nor one of {', '.join(ZOO)}; give one of these, or the path of any "
+            "network saved as a .keras file."
+        )
     if not is_named_as_file:
         raise ModelError(f"Model file {path!r} must end in one of {', '.join(MODEL_SUFFIXES)}: save it as .keras.")
 

@@ -106,8 +106,8 @@ def test_random_weights_are_warned_of(warnings):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("vgg61", "vgg16"),
-        ("squeezenet", "squeezenet_v1.1"),
+        ("vgg61", "nor one of digits_cnn, nin_cifar10, .*, vgg16; give one of these, or the path of any network"),
+        ("resnet50", "nor one of digits_cnn"),
         ("absent.keras", "does not exist"),
         ("absent/model", "does not exist"),
     ],
