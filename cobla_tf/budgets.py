@@ -1,6 +1,7 @@
 """What the user asks for, as absolute limits; and in one sentence, why it cannot be had."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
@@ -34,18 +35,27 @@ def merge_budgets(macs: float | None, params: float | None, further: Budgets | N
     return merged
 
 
-def parse_budget(where: str, text: str | None) -> float | None:
+def parse_budget(where: str, text: str | None, expected: str = "a number or none") -> float | None:
     """A budget from its text; None where it is unset or "none".
 
     Raises:
-        ConfigError: something else than a number; it names `where`.
+        ConfigError: something else than a number; it names `where`, and what is `expected` there.
     """
     if text is None or text.strip().lower() == "none":
         return None
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"{where} must be a number or none, got {text!r}.") from None
+        raise ConfigError(f"{where} must be {expected}, got {text!r}{_spelling(text)}.") from None
+
+
+def _spelling(text: str) -> str:
+    """How a number is written, for someone who meant per cent or a decimal comma."""
+    number = text.strip().rstrip("% ").replace(",", ".")
+    is_number = re.fullmatch(r"\d*\.?\d+", number) is not None
+    if is_number and "%" in text and 0 < float(number) <= 100:
+        return f"; {number} % is {float(number) / 100:.12g}"
+    return f"; write {number}" if is_number and "%" not in text else "; 50 % is 0.5"
 
 
 def parse_budgets(where: str, entries: Sequence[str]) -> dict[str, float | None]:
@@ -81,7 +91,8 @@ def check_budgets(budgets: Budgets, further: Sequence[str] = ()) -> None:
             raise BudgetError(f"there is a budget on {name!r}, but the resources are {', '.join(names)}{hint}")
         if budget is not None and not _is_positive(budget):
             raise BudgetError(
-                f"the {name} budget must be a fraction in (0, 1] or an absolute number above 1, got {budget!r}."
+                f"the {name} budget must be a fraction in (0, 1] or an absolute number above 1, got {budget!r}"
+                f"{_spelling(budget) if isinstance(budget, str) else ''}."
             )
     if all(budget is None for budget in budgets.values()):
         raise BudgetError(

@@ -88,7 +88,7 @@ class Job:
 
         if self.budgets:
             raise ConfigError("--budgets cannot go with --sweep, which sets MACs and params; pareto() takes any.")
-        budgets = [parse_budget("--sweep", text) for text in self.sweep]
+        budgets = [parse_budget("--sweep", text, "numbers separated by commas") for text in self.sweep]
         check_sweep(self.method, [{"macs": budget, "params": budget} for budget in budgets], ())
         return {"macs": budgets, "params": budgets, "methods": self.method}
 

@@ -84,6 +84,15 @@ def test_fractions_are_floored_and_numbers_above_one_are_absolute():
     np.testing.assert_array_equal(resolve_limits(costs, {"macs": 1.0}), [macs, math.inf])
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"), [("50%", "; 50 % is 0.5."), ("12,5 %", "; 12.5 % is 0.125."), ("0.5", "; write 0.5.")]
+)
+def test_a_budget_in_words_is_told_how_it_is_written(text, hint):
+    with pytest.raises(BudgetError) as refused:
+        resolve_limits(table_of((8, 3, 16, 24)), {"macs": text})
+    assert str(refused.value).endswith(f"got {text!r}{hint}")
+
+
 @pytest.mark.parametrize("bad", [0, -0.5, math.nan, math.inf, "half", True])
 def test_a_budget_that_is_no_positive_number(bad):
     with pytest.raises(BudgetError, match="macs budget must be"):

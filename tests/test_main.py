@@ -97,7 +97,12 @@ def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path, flag):
     ("flags", "sentence"),
     [
         (["--macs=0"], "macs budget must be"),
-        (["--macs=half"], "--macs must be a number"),
+        (["--macs=half"], "--macs must be a number or none, got 'half'; 50 % is 0.5"),
+        (["--macs=40%"], "--macs must be a number or none, got '40%'; 40 % is 0.4"),
+        (["--macs=0,5"], "--macs must be a number or none, got '0,5'; write 0.5"),
+        (["--sweep=0.5,30 %"], "--sweep must be numbers separated by commas, got '30 %'; 30 % is 0.3"),
+        (["--sweep=0.5;0.3"], "--sweep must be numbers separated by commas, got '0.5;0.3'; 50 % is 0.5"),
+        (["--budgets=latency=60%"], "latency must be a number or none, got '60%'; 60 % is 0.6"),
         (["--macs=0.0001"], "smallest reachable"),
         (["--budgets=latency=0.5"], r"'latency', but the resources are macs, params; .*--resources"),
         (["--budgets=latency"], "--budgets must be NAME=NUMBER"),
