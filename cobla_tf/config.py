@@ -47,12 +47,17 @@ def check_layers(names: str | Sequence[str]) -> tuple[str, ...]:
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in (*LAYERS, ALL_LAYERS):
-            near = get_close_matches(str(name), LAYERS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise ConfigError(f"layers must be among {kinds}, got {name!r}{hint}")
+            raise ConfigError(f"layers must be among {kinds}, got {name!r}{_did_you_mean(name, LAYERS)}")
     if not names:
         raise ConfigError(f"layers must name at least one of {kinds}, got none.")
     return LAYERS if ALL_LAYERS in names else names
+
+
+def _did_you_mean(name: object, names: Sequence[str]) -> str:
+    """The end of a sentence: all names that begin so, or else the nearest one."""
+    text = str(name).lower()
+    near = [known for known in names if text and known.startswith(text)] or get_close_matches(text, names, n=1)
+    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def as_config(config: "Config | None") -> "Config":

@@ -202,7 +202,15 @@ def test_layers_inside_of_others_are_told_of_with_the_way_to_them():
 def test_the_names_of_kinds():
     assert tuple(KINDS) == LAYERS == check_layers("all") == check_layers(["dense", "all"])
     assert check_layers("dense") == ("dense",)
-    with pytest.raises(ConfigError, match=r"among conv2d, .*, all, got 'conv2'; did you mean conv2d\?"):
+    with pytest.raises(
+        ConfigError, match=r"among conv2d, .*, all, got 'conv2'; did you mean conv2d or conv2d_transpose\?"
+    ):
         check_layers(["conv2"])
+    with pytest.raises(ConfigError, match=r"'conv'; did you mean conv2d or conv1d or conv3d or conv2d_transpose\?"):
+        check_layers("conv")
+    with pytest.raises(ConfigError, match=r"'Con2D'; did you mean conv2d\?"):
+        check_layers("Con2D")
+    with pytest.raises(ConfigError, match=r"all, got ''\."):
+        check_layers("")
     with pytest.raises(ConfigError, match="at least one of conv2d"):
         check_layers([])
