@@ -53,6 +53,14 @@ def check_layers(names: str | Sequence[str]) -> tuple[str, ...]:
     return LAYERS if ALL_LAYERS in names else names
 
 
+def check_export_names(names: Collection[str]) -> None:
+    """Raise ConfigError where one is not in EXPORTS."""
+    unknown = sorted(set(names) - set(EXPORTS))
+    if unknown:
+        hint = _did_you_mean(unknown[0], EXPORTS)
+        raise ConfigError(f"exports must be among {', '.join(EXPORTS)}, got {', '.join(map(repr, unknown))}{hint}")
+
+
 def _did_you_mean(name: object, names: Sequence[str]) -> str:
     """The end of a sentence: all names that begin so, or else the nearest one."""
     text = str(name).lower()
@@ -281,8 +289,7 @@ class Config:
         batch = self.export_batch
         _require(batch is None or is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
         _require_among("strategy", self.strategy, STRATEGIES)
-        unknown = sorted(set(self.exports) - set(EXPORTS))
-        _require(not unknown, "exports", f"among {', '.join(EXPORTS)}", ", ".join(unknown))
+        check_export_names(self.exports)
         _require(
             batch is None or "savedmodel" in self.exports or folder is None,
             "export_batch",

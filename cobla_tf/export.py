@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS, is_count
+from cobla_tf.config import DEFAULT_EXPORTS, EXPORTS, check_export_names, is_count
 from cobla_tf.errors import ConfigError, ExportError
 from cobla_tf.export_check import check_files
 from cobla_tf.export_comparison import ExportCheck
@@ -57,9 +57,7 @@ def check_exports(formats: Sequence[str]) -> None:
         ConfigError: for a name that is not in `cobla_tf.config.EXPORTS`.
         ExportError: a package is missing.
     """
-    unknown = sorted(set(formats) - set(EXPORTS))
-    if unknown:
-        raise ConfigError(f"exports must be among {', '.join(EXPORTS)}, got {', '.join(unknown)}.")
+    check_export_names(formats)
     for name in formats:
         missing = [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
         if missing:
