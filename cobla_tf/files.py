@@ -26,9 +26,9 @@ def check_writable(folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
             pass
     except OSError as error:
+        why = "is a file" if folder.is_file() else f"is refused ({error.strerror})"
         raise OutputError(
-            f"The output folder must be a folder that can be written, but {folder} is refused "
-            f"({error.strerror}); name another one."
+            f"The output folder must be a folder that can be written, but {folder} {why}; name another one."
         ) from error
 
 
