@@ -2,6 +2,7 @@
 
 import logging as python_logging
 import os
+import re
 import select
 import signal
 import sys
@@ -138,6 +139,7 @@ def _at_home() -> None:
 
 def _clause(message: str) -> str:
     """absl's message, of which some end with a question, so that a sentence can go on behind it."""
+    message = re.sub(r"\('Non-boolean argument to boolean flag', (.*)\)", r"expected true or false, got \1", message)
     text = message.replace(" ?", "?").rstrip(". ")
     return text if text.endswith("?") else f"{text};"
 

@@ -120,6 +120,10 @@ def test_help_reads_well_and_does_not_wait_for_tensorflow(tmp_path, flag):
         (["--output_dir=/dev/null/out"], "/dev/null/out"),
         (["stray"], "stray"),
         (["--mcas=0.5"], r"mean: macs\? --help"),
+        (
+            ["--benchmark=yes"],
+            r"error: flag --benchmark=yes: expected true or false, got 'yes'; --help lists all flags\.",
+        ),
         (["--no_such=1"], "'no_such'; --help"),
         (["--macs=50"], r"50 % is 0\.5"),
         (["--loss=crossentropy"], "did you mean .*crossentropy"),
