@@ -211,8 +211,8 @@ def _readable(split: EncodedSplit, decoding: Decoding, origin: str) -> Iterator[
         channels = decoding.shape[-1]
         suspects = [path for path in split.paths[read : read + BATCH] if not _is_image(path, channels)]
         where = shown(suspects[0]) if suspects else f"one of the images {read + 1} to {read + BATCH}"
-        reason = without_operation(error.message)
-        raise DataError(f"{origin} cannot be read at {where}, replace or remove it: {reason}") from error
+        reason = without_operation(error.message).rstrip(".")
+        raise DataError(f"{origin} cannot be read at {where}, replace or remove it: {reason}.") from error
     if read != split.count:
         raise DataError(f"{origin} should have {split.count} images in a split but has {read}: prepare it anew.")
 

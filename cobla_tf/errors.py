@@ -44,8 +44,8 @@ LONGEST = 200
 
 
 def without_operation(text: str) -> str:
-    """A message of TensorFlow's without the name of the operation, which it puts in front in double braces; cut."""
-    return re.sub(r"\{\{.*?\}\} *", "", text)[:LONGEST]
+    """First line of a message of TensorFlow's, without the operation's name in double braces in front of it; cut."""
+    return next(iter(re.sub(r"\{\{.*?\}\} *", "", text).strip().splitlines()), "")[:LONGEST]
 
 
 def first_line(error: Exception) -> str:
@@ -63,4 +63,4 @@ def inside(error: Exception) -> str:
     """Kind, place and reason of an error in a layer's call: Keras writes the reason in bold below the layer's class."""
     layer, reason = (re.search(form, str(error)) for form in (r"calling (\w+)\.call", r"\x1b\[1m([^\x1b]+)"))
     text = without_operation(reason[1] if reason else str(error))
-    return f"{type(error).__name__}{f' in {layer[1]}' if layer else ''}: {next(iter(text.splitlines()), '').strip()}"
+    return f"{type(error).__name__}{f' in {layer[1]}' if layer else ''}: {text.strip()}"

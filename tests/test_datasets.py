@@ -200,7 +200,11 @@ def test_a_folder_must_have_splits_classes_and_images(folder):
 
 def test_a_file_that_is_no_image_is_named(folder):
     (folder / "train" / "ant" / "4.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"4\.png"):
+    with pytest.raises(DataError, match=r"4\.png.*: Unknown image file format.*\w\.$"):
+        _load(folder)
+    whole = (folder / "train" / "ant" / "3.png").read_bytes()
+    (folder / "train" / "ant" / "4.png").write_bytes(whole[:60])
+    with pytest.raises(DataError, match=r"^image folder set cannot be read at [^\n]*4\.png, [^\n]*data[^\n]*\w\.$"):
         _load(folder)
 
 
