@@ -11,6 +11,7 @@ from cobla_tf.journal import Journal
 from cobla_tf.progress import doing
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.shared_journal import SharedJournal
+from cobla_tf.texts import counted
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Account:
         with self.clock("evaluation"), doing(f"evaluation: {stage}"):
             result = self.evaluations[stage] = run()
         accuracy = "" if result.accuracy is None else f", accuracy {100 * result.accuracy:.2f} %"
-        logging.info("%s: loss %.4f%s on %d held-out images", stage, result.loss, accuracy, result.examples)
+        logging.info("%s: loss %.4f%s on %s", stage, result.loss, accuracy, counted(result.examples, "held-out image"))
         return result
 
     def warn(self, note: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from absl import logging
 
 from cobla_tf.errors import DataError
+from cobla_tf.texts import counted
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -87,8 +88,8 @@ def _folder_split(split: Path, classes: list[str]) -> EncodedSplit:
     for label, name in enumerate(classes):
         images, other = _files_in(split / name)
         if other:
-            passed = "%d files that are no jpg or png are passed over: %s"
-            logging.warning(passed, len(other), listing(map(shown, other)))
+            passed = counted(len(other), "file that is no jpg or png is", "files that are no jpg or png are")
+            logging.warning("%s passed over: %s", passed, listing(map(shown, other)))
         if not images:
             raise DataError(f"Class folder {str(split / name)!r} holds no jpg or png image: add some or remove it.")
         paths += images

@@ -163,6 +163,8 @@ class Job:
 
     def _check_classes(self, model: "keras.Model", data: "DataSplits") -> None:
         """Refuse a data set whose class numbers cannot be those of the model's outputs."""
+        from cobla_tf.texts import counted
+
         shape = model.outputs[0].shape
         if len(model.outputs) > 1 or len(shape) != 2 or shape[1] is None:
             return
@@ -171,9 +173,9 @@ class Job:
             return  # a number, of which any can be one
         if data.classes > outputs or (self.loss is None and data.classes < outputs):
             raise DataError(
-                f"{self.dataset} has {data.classes} classes, and the model has {shape[1]} outputs: expected as many, "
-                "for classes are numbered in the order of their names. Give it all classes of the model, or call "
-                "compress() from Python with labels of your own."
+                f"{self.dataset} has {data.classes} classes, and the model has {counted(shape[1], 'output')}: expected "
+                "as many, for classes are numbered in the order of their names. Give it all classes of the model, or "
+                "call compress() from Python with labels of your own."
             )
 
     def _pretrained(

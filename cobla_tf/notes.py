@@ -17,7 +17,7 @@ from cobla_tf.loss import Loss, LossSum
 from cobla_tf.optimizers import make_optimizer, tunes_itself
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.sites import Sites
-from cobla_tf.texts import share_text
+from cobla_tf.texts import counted, share_text
 
 OF_FINE_TUNING = ("distillation", "validation_share", "patience", "callbacks")
 """Options that no training before the compression has a use for."""
@@ -87,10 +87,10 @@ def doubtful(original: Evaluation, loss: Loss | LossSum) -> list[str]:
     if original.accuracy > chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / original.examples):
         return _unprepared(original, loss, -math.log(chance))
     return [
-        f"the original network's accuracy, {share_text(original.accuracy, 1)} on {original.examples:,} held-out "
-        f"images, cannot be told from chance ({share_text(chance, 1)}): it has no trained weights, or was trained too "
-        "briefly for the statistics of its BatchNorm layers, or the images are not prepared as it needs them; "
-        "accuracies mean nothing"
+        f"the original network's accuracy, {share_text(original.accuracy, 1)} on "
+        f"{counted(original.examples, 'held-out image')}, cannot be told from chance ({share_text(chance, 1)}): it has "
+        "no trained weights, or was trained too briefly for the statistics of its BatchNorm layers, or the images are "
+        "not prepared as it needs them; accuracies mean nothing"
     ]
 
 
@@ -106,10 +106,11 @@ def _unprepared(original: Evaluation, loss: Loss | LossSum, guessing: float) -> 
 
 def renormalised(layers: int, frozen: int, wrapped: int, images: int) -> list[str]:
     """Which statistics of BatchNorm were re-estimated, on how many training images, and which were not."""
-    kept = f"; {frozen} frozen ones keep theirs" if frozen else ""
-    kept += f"; {wrapped} inside wrappers keep theirs" if wrapped else ""
+    kept = f"; {counted(frozen, 'frozen one keeps its own', 'frozen ones keep theirs')}" if frozen else ""
+    kept += f"; {counted(wrapped, 'inside a wrapper keeps its own', 'inside wrappers keep theirs')}" if wrapped else ""
     if layers:
-        return [f"statistics of {layers} BatchNorm layers re-estimated on {images:,} training images{kept}"]
+        which, where = counted(layers, "BatchNorm layer"), counted(images, "training image")
+        return [f"statistics of {which} re-estimated on {where}{kept}"]
     return [f"no statistics of BatchNorm were re-estimated{kept}"] if kept else []
 
 

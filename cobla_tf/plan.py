@@ -30,6 +30,7 @@ from cobla_tf.rewrite import check_copy
 from cobla_tf.schemes import check_auto, choose_schemes
 from cobla_tf.selection import COBLA, check_method, needs_sample, takes_budgets
 from cobla_tf.sites import Sites, find_sites
+from cobla_tf.texts import counted
 
 HELD_OUT_SHARE = 0.1
 
@@ -168,13 +169,14 @@ def _split(dataset: Any, validation: Any, seed: int, model: keras.Model, loss: A
     train_set = _examples(dataset, "dataset", model, loss)
     if validation is not None:
         held_out = _examples(validation, "validation", model, loss)
-        return train_set, held_out, f"the {held_out.size:,} validation images given, never optimised on"
+        return train_set, held_out, f"the {counted(held_out.size, 'validation image')} given, never optimised on"
     if isinstance(train_set, Stream):
         raise DataError("the dataset is too large to set a part of it apart in memory; pass validation= as well.")
     if train_set.size < 2:
         raise DataError("expected at least 2 images, of which one is held out, got 1; pass validation=.")
     rest, held_out = train_set.split(HELD_OUT_SHARE, np.random.default_rng(seed))
-    return rest, held_out, f"{held_out.size:,} images set apart from the {train_set.size:,} given, never optimised on"
+    apart = counted(held_out.size, "image")
+    return rest, held_out, f"{apart} set apart from the {train_set.size:,} given, never optimised on"
 
 
 def _examples(given: Any, name: str, model: keras.Model, loss: Any) -> Examples:

@@ -12,6 +12,7 @@ from cobla_tf.solve_log import SolveLog
 from cobla_tf.sqp.constraints import Constraints
 from cobla_tf.sqp.loop import SQP
 from cobla_tf.start import Start
+from cobla_tf.texts import counted
 
 Array = np.ndarray
 
@@ -58,7 +59,8 @@ class Relaxation:
             saturated = self.region.saturated(masks, whole)
             if (saturated == whole).all() or not self.region.leave_room(saturated, self.limits):
                 break
-            logging.info("%d saturated sites are kept whole; solving again", int(saturated.sum()))
+            kept = counted(int(saturated.sum()), "saturated site is", "saturated sites are")
+            logging.info("%s kept whole; solving again", kept)
             whole = saturated
         return masks, whole
 

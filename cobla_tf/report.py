@@ -17,7 +17,7 @@ from cobla_tf.report_parts import (
     SiteReport,
     SkippedLayer,
 )
-from cobla_tf.texts import amount_text, few, json_text, share_text, short_text, table
+from cobla_tf.texts import amount_text, counted, few, json_text, share_text, short_text, table
 from cobla_tf.timings import Benchmark
 
 COUNTED_TITLES = {"macs": "MACs", "params": "params"}
@@ -124,10 +124,10 @@ class Report:
     def effort(self) -> str:
         """One line: what the solver did and what it cost."""
         last = self.iterations[-1] if self.iterations else None
-        passes = f", {last.gradients} gradients, {last.values} losses" if last else ""
+        passes = f", {counted(last.gradients, 'gradient')}, {counted(last.values, 'loss', 'losses')}" if last else ""
         total = sum(self.seconds.values())
         how = f"products in {self.precision}, QP solver {self.qp_solver}"
-        return f"{len(self.iterations)} SQP iterations{passes}, {how}, {total:.1f} s in all"
+        return f"{counted(len(self.iterations), 'SQP iteration')}{passes}, {how}, {total:.1f} s in all"
 
     def certificate_table(self, style: str = "simple") -> str:
         """How near to an optimum every solve ended, and what a wider budget would buy there."""

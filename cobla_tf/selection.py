@@ -16,6 +16,7 @@ from cobla_tf.errors import BudgetError, ConfigError
 from cobla_tf.journal import Journal
 from cobla_tf.rounding import Rounded
 from cobla_tf.solution import Solution
+from cobla_tf.texts import counted
 
 if TYPE_CHECKING:
     import keras
@@ -95,7 +96,7 @@ def select_ranks(model: "keras.Model", plan: "Plan", config: Config, journal: Jo
         inputs = {"shapes": plan.sites.shapes}
         if needs_sample(plan.method):
             inputs["evaluate"], images = _sampled_loss(model, plan, config, journal)
-            status = f"{status}; losses on {images:,} training images"
+            status = f"{status}; losses on {counted(images, 'training image')}"
         allocation = rival(plan.sites.sigmas, costs, limits, **inputs)
         _check(allocation, costs, limits, rival.source)
     leading = plan.sites.layout.leading(allocation.ranks)

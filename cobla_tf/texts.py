@@ -18,6 +18,11 @@ def amount_text(amount: float) -> str:
     return f"{amount:,.1f}" if amount >= 1e4 else f"{amount:.5g}"
 
 
+def counted(count: int, noun: str, many: str = "") -> str:
+    """'1 image', '1,000 images'; `many` is the plural where it takes more than an s."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
 def share_text(part: float, whole: float | None) -> str:
     """Part of the whole in per cent; '-' where the whole is nothing."""
     return f"{100 * part / whole:.1f} %" if whole else "-"

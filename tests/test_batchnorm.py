@@ -72,7 +72,7 @@ def test_the_report_has_the_network_before_and_after():
         assert len(notes) == bool(images)
         assert notes in (
             [],
-            ["statistics of 2 BatchNorm layers re-estimated on 64 training images; 1 frozen ones keep theirs"],
+            ["statistics of 2 BatchNorm layers re-estimated on 64 training images; 1 frozen one keeps its own"],
         )
         if images:
             assert report.evaluations["rebuilt"].loss != report.evaluations["compressed"].loss
@@ -83,7 +83,7 @@ def test_a_network_whose_statistics_all_stay_says_so():
     x = layers.BatchNormalization(trainable=False)(layers.Conv2D(6, 3, padding="same")(images))
     x = layers.TimeDistributed(layers.BatchNormalization())(x)
     model = keras.Model(images, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-    note = "no statistics of BatchNorm were re-estimated; 1 frozen ones keep theirs; 1 inside wrappers keep theirs"
+    note = "no statistics of BatchNorm were re-estimated; 1 frozen one keeps its own; 1 inside a wrapper keeps its own"
     assert [text for text in compressed(model, 64).report.notes if "no statistics" in text] == [note]
     assert not [text for text in compressed(model, 0).report.notes if "no statistics" in text]
 

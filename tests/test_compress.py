@@ -162,6 +162,13 @@ def test_a_solve_without_iterations_leaves_no_file_of_an_earlier_run(model, tmp_
     assert not any("earlier run" in note for note in report.notes)
 
 
+def test_one_held_out_image_is_no_plural(model, caplog):
+    with caplog.at_level("INFO", "absl"):
+        report = cobla_tf.compress(model, images_and_labels(10), macs=0.5, method="uniform").report
+    assert report.evaluated_on == "1 image set apart from the 10 given, never optimised on"
+    assert "on 1 held-out image\n" in caplog.text and "on 1 held-out image, cannot" in caplog.text
+
+
 def test_images_that_lack_but_the_channels_axis_are_told_how_to_get_it(model):
     hint = r"got \(8, 8\); a last axis of one channel is made by images\[\.\.\., None\]"
     images, labels = images_and_labels(40)

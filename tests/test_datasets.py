@@ -216,7 +216,7 @@ def test_files_of_other_kinds_are_passed_over_aloud_and_names_may_be_no_text(fol
     odd = os.fsdecode(b"4\xe9.png")
     (ant / "4.png").rename(ant / odd)
     assert _load(folder).train[0].shape[0] == 6
-    assert "1 files that are no jpg or png are passed over" in caplog.text
+    assert "1 file that is no jpg or png is passed over" in caplog.text
     assert "5.webp" in caplog.text
     (ant / odd).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"4\\xe9\.png"):

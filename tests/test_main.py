@@ -163,7 +163,7 @@ def test_a_folder_without_a_class_of_the_model_is_refused(tmp_path, refused):
     for part in ("train/bee", "val/bee"):
         shutil.copytree(tmp_path / "two" / "train" / "ant", tmp_path / "two" / part)
     flags = (f"--model={tmp_path / 'one.keras'}", flags[1], "--macs=1e-9")
-    assert "has 3 classes, and the model has 1 outputs" in refused(*flags, "--loss=binary_crossentropy")
+    assert "has 3 classes, and the model has 1 output:" in refused(*flags, "--loss=binary_crossentropy")
     assert "smallest reachable" in refused(*flags, "--loss=mse")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cobla_tf.errors import OutputError
+from cobla_tf.notes import untrained
 from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, sites_figure
 from cobla_tf.report import Report
@@ -20,7 +21,7 @@ from cobla_tf.report_parts import (
     SiteReport,
     SkippedLayer,
 )
-from cobla_tf.texts import short_text
+from cobla_tf.texts import counted, short_text
 
 
 def make_site(index, whole=False):
@@ -243,6 +244,15 @@ def test_dollars_in_names_begin_no_formula():
     report = make_report(model="$\\frac$", sites=sites, iterations=(make_record(1, use={"$_$": 0.5}),))
     for draw in (sites_figure, convergence_figure):
         draw(report).canvas.draw()
+
+
+def test_one_is_no_plural():
+    assert [counted(count, "image") for count in (0, 1, 1000)] == ["0 images", "1 image", "1,000 images"]
+    assert [counted(count, "loss", "losses") for count in (1, 2)] == ["1 loss", "2 losses"]
+    record = dataclasses.replace(make_record(1), gradients=1, values=1)
+    assert make_report(iterations=(record,)).effort().startswith("1 SQP iteration, 1 gradient, 1 loss, ")
+    (note,) = untrained(Evaluation(1.0, 0.0, 1), 10)
+    assert "on 1 held-out image, " in note
 
 
 @pytest.mark.parametrize(
