@@ -186,6 +186,17 @@ def test_a_folder_of_nearly_that_name_is_the_first_guess(tmp_path, monkeypatch, 
         _load("./nowhere/photo" if place else "./other")
 
 
+@pytest.mark.parametrize(("channels", "grey"), [(3, [77] * 3), (1, [77])])
+def test_images_are_turned_to_the_channels_of_the_model(tmp_path, channels, grey):
+    transparent = np.dstack([np.full((40, 60, 3), 77, np.uint8), np.zeros((40, 60), np.uint8)])
+    for split in ("train", "validation"):
+        for number, pixels in enumerate((transparent[..., :1], transparent[..., :3], transparent)):
+            _write(tmp_path / split / "only" / f"{number}.png", pixels)
+    images, _ = _load(tmp_path, (16, 16, channels)).train
+    assert images.shape == (3, 16, 16, channels)
+    np.testing.assert_array_equal(images, np.broadcast_to(grey, images.shape))
+
+
 def test_a_folder_must_have_splits_classes_and_images(folder):
     (folder / "val" / "bee").mkdir()
     with pytest.raises(DataError, match="bee"):

@@ -7,6 +7,10 @@ from absl import flags
 from cobla_tf.experiments.experiment import Settings
 
 import cobla_tf.main
+from cobla_tf.datasets import load_dataset
+from cobla_tf.image_source import TEST_SPLITS
+from cobla_tf.kinds import KINDS
+from cobla_tf.preprocessing import PREPROCESSINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,6 +57,17 @@ def test_every_flag_in_the_text_exists():
     of_absl_and_ruff = {"help", "verbosity", "flagfile", "check"}
     of_other_programs = {"logdir", "durations", "maxfail"}
     assert named - of_absl_and_ruff - of_other_programs <= defined
+
+
+def test_what_readme_says_of_schemes_preprocessing_and_digits_is_so():
+    alike = [name for name, kind in KINDS.items() if kind.schemes == ("channel",)]
+    said = re.search(r"1 x 1, which ([^;]*) have with any scheme", README)[1]
+    assert sorted(re.findall(r"`(\w+)`", said)) == sorted(alike)
+    row = next(line for line in README.splitlines() if line.startswith("| `--preprocessing`"))
+    assert set(re.findall(r"`(\w+)`", row)) == set(PREPROCESSINGS)
+    digits = load_dataset("digits", data_dir=None, image_shape=(8, 8, 1), preprocessing="none", seed=0)
+    assert "`digits` (8 x 8, pixels of 0 to 16)" in README and digits.train[0].max() == 16
+    assert set(TEST_SPLITS) == {"test", "validation", "val"} and all(f"`{name}`" in README for name in TEST_SPLITS)
 
 
 def test_the_first_shell_block_is_the_two_commands_that_ci_runs():
