@@ -128,7 +128,8 @@ class Compression:
         original = self._judge("original", self.model)
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
-        for note in doubtful(original, self.plan.loss):
+        loss = self.plan.loss
+        for note in doubtful(original, loss.classes, getattr(loss, "function", None)):
             self.account.warn(note)
 
     def _select(self) -> Solution:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -79,13 +80,19 @@ def of_one_output(model: keras.Model, loss: Loss | LossSum) -> list[str]:
     return [f"accuracies are those of the output {name!r}, the first with classes; losses are summed over the outputs"]
 
 
-def doubtful(original: Evaluation, loss: Loss | LossSum) -> list[str]:
-    """Whether the original's accuracy or loss could be that of guessing among equally frequent classes, or worse."""
+def doubtful(original: Evaluation, classes: int, loss: Any = None) -> list[str]:
+    """Whether the original's accuracy or loss could be that of guessing among equally frequent classes, or worse.
+
+    Args:
+        original: judged on held-out images.
+        classes: their number; 1 stands for the two of one output.
+        loss: Keras' own object that judged it; None says nothing of losses.
+    """
     if original.accuracy is None:
         return []
-    chance = 1 / max(loss.classes, 2)
+    chance = 1 / max(classes, 2)
     if original.accuracy > chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / original.examples):
-        return _unprepared(original, loss, -math.log(chance))
+        return _unprepared(original, -math.log(chance)) if isinstance(loss, CROSS_ENTROPIES) else []
     return [
         f"the original network's accuracy, {share_text(original.accuracy, 1)} on "
         f"{counted(original.examples, 'held-out image')}, cannot be told from chance ({share_text(chance, 1)}): it has "
@@ -94,8 +101,8 @@ def doubtful(original: Evaluation, loss: Loss | LossSum) -> list[str]:
     ]
 
 
-def _unprepared(original: Evaluation, loss: Loss | LossSum, guessing: float) -> list[str]:
-    if not isinstance(getattr(loss, "function", None), CROSS_ENTROPIES) or original.loss <= guessing:
+def _unprepared(original: Evaluation, guessing: float) -> list[str]:
+    if not original.loss > guessing:
         return []
     return [
         f"the original network's loss, {original.loss:.4g}, is above that of guessing ({guessing:.4g}), although "

@@ -9,7 +9,7 @@ from cobla_tf.experiments.subject import Subject
 from matplotlib.figure import Figure
 
 from cobla_tf.files import replace_with
-from cobla_tf.notes import untrained
+from cobla_tf.notes import doubtful
 from cobla_tf.plots import save_png
 from cobla_tf.report_parts import Evaluation
 
@@ -33,7 +33,7 @@ def write_page(
         figures: pictures by what to add to the file's name.
     """
     original = Evaluation(math.nan, records[0]["original_accuracy"], records[0]["test_images"])
-    notes = bullets([f"note: {note}" for note in untrained(original, subject.data.classes)])
+    notes = bullets([f"note: {note}" for note in doubtful(original, subject.data.classes)])
     heading = f"{title}; {subject.model.name}, {subject.data.description}."
     text = "\n\n".join(part for part in (heading, *parts, notes) if part) + "\n"
     print(f"\n{text}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cobla_tf.errors import OutputError
-from cobla_tf.notes import untrained
+from cobla_tf.notes import doubtful
 from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, sites_figure
 from cobla_tf.report import Report
@@ -251,7 +251,7 @@ def test_one_is_no_plural():
     assert [counted(count, "loss", "losses") for count in (1, 2)] == ["1 loss", "2 losses"]
     record = dataclasses.replace(make_record(1), gradients=1, values=1)
     assert make_report(iterations=(record,)).effort().startswith("1 SQP iteration, 1 gradient, 1 loss, ")
-    (note,) = untrained(Evaluation(1.0, 0.0, 1), 10)
+    (note,) = doubtful(Evaluation(1.0, 0.0, 1), 10)
     assert "on 1 held-out image, " in note
 
 
