@@ -1,9 +1,10 @@
 """Every architecture of keras.applications, random weights: equal at full rank, and compressed to half without data.
 
-python -m cobla_tf.experiments.applications --output=DIR
+python -m cobla_tf.experiments.applications --output=DIR, then the same with --exports
 
-Each is measured in a process of its own, so that one too large for the machine costs no other. DIR/applications.jsonl
-has one line each, to which a stopped run adds, and DIR/applications.md is the table of all lines.
+The second writes each, halved likewise, as SavedModel and for LiteRT, and runs these in a fresh process. Each is
+measured in a process of its own, so that one too large for the machine costs no other. DIR/applications.jsonl and
+DIR/exports.jsonl have one line each, to which a stopped run adds, and DIR/applications.md is the table of all lines.
 """
 
 import inspect
@@ -45,12 +46,14 @@ NORMALISED = 16
 they are made with, values grow from layer to layer in a deep network, and rounding errors with them."""
 COMPARED = 2
 """Of these images, those on which outputs are compared."""
+FORMATS = ("savedmodel", "litert")
 ALLOWED = 1e-10
 """Largest difference at full rank, over the largest output. Networks are built in double precision: the rounding errors
 of single precision grow in untrained networks to what a small mistake would be."""
 
 _OUTPUT = flags.DEFINE_string("output", "applications_out", "Folder of the results.")
 _NAMES = flags.DEFINE_list("names", [], "Architectures to measure; all if empty.")
+_EXPORTS = flags.DEFINE_bool("exports", False, "Measure what the exports of each do, instead of all else.")
 
 
 def builders() -> dict[str, Callable[..., "keras.Model"]]:
@@ -79,15 +82,38 @@ def measure(name: str, size: int | None = None, **options: Any) -> Record:
         return checked(_measured(name, size, options))
 
 
-def _measured(name: str, size: int, options: dict[str, Any]) -> Record:
-    import keras
+def measure_exports(name: str, size: int = SIZE, **options: Any) -> Record:
+    """Build an architecture in single precision, halve it, and compare its exports with it in a fresh process.
 
-    from cobla_tf.batchnorm import reestimate
-    from cobla_tf.calls import record_calls
-    from cobla_tf.examples import Sample
+    Args:
+        name, size, options: of `measure`.
+
+    Returns:
+        by format how far the outputs are off (`export_comparison.ExportCheck.difference`), beside 'name', 'seconds' and
+        'peak_bytes'.
+
+    Raises:
+        ExportError: one cannot be written, or differs by more than its tolerance.
+    """
+    from cobla_tf.export import export_model
     from cobla_tf.sites import find_sites
 
     began = time.perf_counter()
+    model, images = _built(name, size, options)
+    half = _halved(model, find_sites(model, "spatial"))
+    with tempfile.TemporaryDirectory() as folder:
+        checks = export_model(half, folder, FORMATS, images=images[:COMPARED]).checks
+    differences = {check.name: check.difference for check in checks if check.name in FORMATS}
+    return {"name": name, **differences, "seconds": time.perf_counter() - began, "peak_bytes": peak_bytes()}
+
+
+def _built(name: str, size: int, options: dict[str, Any]) -> tuple["keras.Model", Array]:
+    """An architecture with random weights, and the random images that its BatchNorm layers have seen."""
+    import keras
+
+    from cobla_tf.batchnorm import reestimate
+    from cobla_tf.examples import Sample
+
     keras.utils.set_random_seed(0)
     make = builders()[name]
     if "classifier_activation" in inspect.signature(make).parameters:
@@ -95,6 +121,15 @@ def _measured(name: str, size: int, options: dict[str, Any]) -> Record:
     model = make(weights=None, input_shape=(size, size, 3), **options)
     images = np.random.default_rng(0).normal(size=(NORMALISED, size, size, 3)).astype(np.float32)
     reestimate(model, Sample(images, np.zeros(NORMALISED)), NORMALISED)
+    return model, images
+
+
+def _measured(name: str, size: int, options: dict[str, Any]) -> Record:
+    from cobla_tf.calls import record_calls
+    from cobla_tf.sites import find_sites
+
+    began = time.perf_counter()
+    model, images = _built(name, size, options)
     images = images[:COMPARED]
     sites = find_sites(model, "spatial")
     used = np.sum([site.original for site in sites.found], axis=0)
@@ -170,13 +205,9 @@ def _at_half(model: "keras.Model", sites: "Sites", images: Array) -> Record:
     """Compressed by POS-CVX, saved, reloaded and counted anew."""
     import keras
 
-    from cobla_tf.baselines.pos_cvx import select
-    from cobla_tf.budgets import resolve_limits
-    from cobla_tf.surgery import count_convolutions, rebuild
+    from cobla_tf.surgery import count_convolutions
 
-    allocation = select(sites.sigmas, sites.costs, resolve_limits(sites.costs, HALF))
-    leading = sites.layout.leading(allocation.ranks)
-    half = rebuild(model, sites, leading > 0, leading, allocation.whole)
+    half = _halved(model, sites)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "half.keras")
         half.save(path)
@@ -187,12 +218,23 @@ def _at_half(model: "keras.Model", sites: "Sites", images: Array) -> Record:
     return {**kept, "reloaded": _difference(reloaded, half, images)}
 
 
-def in_own_process(name: str) -> Record:
+def _halved(model: "keras.Model", sites: "Sites") -> "keras.Model":
+    """Compressed by POS-CVX."""
+    from cobla_tf.baselines.pos_cvx import select
+    from cobla_tf.budgets import resolve_limits
+    from cobla_tf.surgery import rebuild
+
+    allocation = select(sites.sigmas, sites.costs, resolve_limits(sites.costs, HALF))
+    leading = sites.layout.leading(allocation.ranks)
+    return rebuild(model, sites, leading > 0, leading, allocation.whole)
+
+
+def in_own_process(name: str, measure_one: Callable[[str], Record]) -> Record:
     """The row of an architecture, or {"name", "error"} where it failed or its process died."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(measure, name).result()
+            return pool.submit(measure_one, name).result()
         except BrokenProcessPool:
             return {"name": name, "error": "its process was ended, probably for want of memory"}
         except Exception as error:  # whatever an architecture raises is its row
@@ -208,19 +250,21 @@ def main(argv: list[str]) -> None:
     if unknown:
         raise ConfigError(f"names must be among {', '.join(known)}, got {', '.join(unknown)}.")
     folder = Path(_OUTPUT.value)
-    results = ResultFile(folder, "applications", _configuration(), ("name",))
+    both = {"applications": _configuration(), "exports": _configuration() | {"dtype": "float32", "formats": FORMATS}}
+    files = {file: ResultFile(folder, file, configuration, ("name",)) for file, configuration in both.items()}
+    results, measure_one = (files["exports"], measure_exports) if _EXPORTS.value else (files["applications"], measure)
     failed: list[Record] = []
     for name in names:
         if results.has({"name": name}):
             continue
-        record = in_own_process(name)
+        record = in_own_process(name, measure_one)
         logging.info("%s: %s", name, record)
         if "error" in record:
             failed.append(record)  # not kept: the next run tries again
         else:
             results.add(record)
-        _write_table(folder, [*results.records(), *failed])
-    _write_table(folder, [*results.records(), *failed])
+        _write_table(folder, files, failed)
+    _write_table(folder, files, failed)
 
 
 def _configuration() -> Record:
@@ -230,11 +274,16 @@ def _configuration() -> Record:
     return {"keras": keras.__version__, "size": SIZE, "budgets": HALF, "normalised": NORMALISED, "dtype": "float64"}
 
 
-def _write_table(folder: Path, records: list[Record]) -> None:
+def _write_table(folder: Path, files: dict[str, ResultFile], failed: list[Record]) -> None:
     import keras
 
     sizes = f"[{SIZE}, {SIZE}, 3] (those of {OF_SMALL_IMAGES} [{SMALL_SIZE}, {SMALL_SIZE}, 3])"
-    text = markdown(records, keras.__version__, sizes)
+    rows, exports = files["applications"].records(), files["exports"].records()
+    if _EXPORTS.value:
+        exports = [*exports, *failed]
+    else:
+        rows = [*rows, *failed]
+    text = markdown(rows, keras.__version__, sizes, exports)
     replace_with(folder / "applications.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 

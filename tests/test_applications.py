@@ -3,7 +3,7 @@ import json
 import keras
 import pytest
 from cobla_tf.experiments import applications
-from cobla_tf.experiments.applications import builders, checked, measure
+from cobla_tf.experiments.applications import builders, checked, measure, measure_exports
 from cobla_tf.experiments.applications_table import HEAD, markdown
 
 from cobla_tf.errors import ModelError
@@ -22,6 +22,14 @@ def test_an_architecture_is_equal_at_full_rank_and_halved(name, options):
     assert record["reloaded"] < 1e-6
     row = next(line for line in markdown([record], "3", "[32, 32, 3]").splitlines() if line.startswith(f"| {name} "))
     assert row.count("|") == len(HEAD) + 1
+
+
+def test_what_exports_differ_by_stands_beside_the_rest():
+    record = measure_exports("MobileNet", 32, classes=10, alpha=0.25)
+    assert 0 <= record["savedmodel"] < 1e-4
+    assert 0 < record["litert"] < 1e-4
+    text = markdown([{**dict.fromkeys(ROW, 1), "name": "MobileNet"}], "3", "[32, 32, 3]", [record])
+    assert f"{record['litert']:.0e}" in text
 
 
 @pytest.mark.parametrize(
@@ -45,13 +53,15 @@ def test_all_architectures_are_known_and_a_failure_is_a_row():
 def test_a_stopped_run_goes_on_with_what_is_left(tmp_path, monkeypatch):
     asked = []
 
-    def in_own_process(name):
+    def in_own_process(name, measure_one):
+        assert measure_one is measure
         asked.append(name)
         return {"name": name, "error": "none"} if name == "VGG19" else {**dict.fromkeys(ROW, 1), "name": name}
 
     monkeypatch.setattr(applications, "in_own_process", in_own_process)
     monkeypatch.setattr(applications, "_OUTPUT", Value(str(tmp_path)))
     monkeypatch.setattr(applications, "_NAMES", Value(["VGG16", "VGG19"]))
+    monkeypatch.setattr(applications, "_EXPORTS", Value(False))
     applications.main([])
     applications.main([])
     assert asked == ["VGG16", "VGG19", "VGG19"]
