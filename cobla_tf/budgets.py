@@ -50,7 +50,9 @@ def parse_budget(where: str, text: str | None, expected: str = "a number or none
 
 
 def _spelling(text: str) -> str:
-    """How a number is written, for someone who meant per cent or a decimal comma."""
+    """How a number is written, for someone who meant per cent, or set commas for the point or between thousands."""
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", text.strip()):
+        return f"; write {text.strip().replace(',', '')}"
     number = text.strip().rstrip("% ").replace(",", ".")
     is_number = re.fullmatch(r"\d*\.?\d+", number) is not None
     if is_number and "%" in text and 0 < float(number) <= 100:

@@ -130,27 +130,17 @@ def output_names(model: keras.Model) -> tuple[str, ...]:
     return tuple(model.output_names) if hasattr(model, "output_names") else tuple(t.name for t in model.outputs)
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A loss that the model was compiled with: it need not be meant for the labels that are given now."""
-
-    loss: Any
-
-
 def losses_by_output(loss: Any, model: keras.Model) -> dict[int, Any]:
     """Which loss is given to which output, as Keras' compile takes it.
 
     Args:
-        loss: one for all outputs, or a list or dict (by name) with one for each; None in these: no loss there. None
-            alone: those that the model was compiled with, each as `Compiled`, or None for all where there are none.
+        loss: one for all outputs, or a list or dict (by name) with one for each; None in these: no loss there.
         model: of any number of outputs.
 
     Raises:
         ConfigError: outputs that do not exist or are left out, or none that has a loss.
     """
     names = output_names(model)
-    if loss is None:
-        return _compiled_losses(model, names)
     if isinstance(loss, Mapping):
         if set(loss) != set(names):
             raise ConfigError(f"loss: expected one for each output {_listed(names)}, got them for {_listed(loss)}.")
@@ -165,19 +155,6 @@ def losses_by_output(loss: Any, model: keras.Model) -> dict[int, Any]:
     if not chosen:
         raise ConfigError("loss: expected one for at least one output, got None for all; leave loss= out instead.")
     return chosen
-
-
-def _compiled_losses(model: keras.Model, names: tuple[str, ...]) -> dict[int, Compiled | None]:
-    nothing = dict.fromkeys(range(len(names)))
-    loss = getattr(model, "loss", None) if model.compiled else None
-    if loss is None:
-        return nothing
-    if isinstance(loss, Mapping):  # in which Keras lets outputs be missing
-        loss = {name: loss.get(name) for name in names}
-    try:
-        return {place: Compiled(one) for place, one in losses_by_output(loss, model).items()}
-    except ConfigError:  # in a structure of its own
-        return nothing
 
 
 @dataclass(frozen=True)

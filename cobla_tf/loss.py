@@ -1,5 +1,7 @@
 """What a network is judged by: a loss of one output, or the sum over several."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,20 @@ MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 CLASS_NUMBERS = "sparse_categorical_crossentropy"
 OTHER_SHAPES = ("categorical_generalized_cross_entropy", "circle", "ctc")
 """Keras' losses of labels of yet another shape; all but these and CLASS_NUMBERS compare element with element."""
+
+
+class MeanOf(keras.losses.Loss):
+    """A function of labels and outputs as Keras' own classes are, by which padding does not count."""
+
+    def __init__(self, function: Callable[[Any, Any], Any], dtype: str) -> None:
+        """Keep it under its own name, but for what TensorFlow takes in none: a lambda is called '<lambda>'."""
+        name = getattr(function, "__name__", type(function).__name__)
+        super().__init__(re.sub(r"^_+|\W", "", name, flags=re.ASCII) or "loss", dtype=dtype)
+        self.function = function
+
+    def call(self, labels: Any, outputs: Any) -> Any:
+        """Of every element."""
+        return self.function(like(labels, outputs), outputs)
 
 
 @dataclass(frozen=True)
@@ -79,13 +95,14 @@ class Loss:
     def computes(self) -> str:
         """The function of Keras' own that it is, by its name; "" for code of the user's own."""
         wrapped = getattr(self.function, "fn", None) if of_keras(type(self.function)) else None
-        inner = getattr(self.function, "function", wrapped)
+        inner = self.function.function if isinstance(self.function, MeanOf) else wrapped
         return inner.__name__ if hasattr(inner, "__name__") and of_keras(inner) else ""
 
     def check_shapes(self, labels: Array, outputs: Array) -> None:
         """Refuse labels that a loss of Keras' would stretch to the outputs' shape, or cannot compare with them."""
         got, sizes = labels.shape[1:], outputs.shape[1:]
-        if self.computes == CLASS_NUMBERS and got not in (sizes[:-1], (*sizes[:-1], 1)):
+        numbers = tuple(like(labels, outputs).shape[1:])
+        if self.computes == CLASS_NUMBERS and numbers not in (sizes[:-1], (*sizes[:-1], 1)):
             remedy = (
                 "take the place of the 1 in each row, labels.argmax(-1)" if got == sizes else "bring them to one size"
             )
@@ -93,7 +110,7 @@ class Loss:
                 f"{self.function.name} takes one class number for all outputs along the last axis: expected labels of "
                 f"shape {sizes[:-1]} an image for outputs of {sizes}, got {got}; {remedy}."
             )
-        if self.computes in ("", CLASS_NUMBERS, *OTHER_SHAPES) or tuple(like(labels, outputs).shape[1:]) == sizes:
+        if self.computes in ("", CLASS_NUMBERS, *OTHER_SHAPES) or numbers == sizes:
             return
         are_classes = got in (sizes[:-1], (*sizes[:-1], 1)) and np.array_equal(labels, np.round(labels))
         remedy = "one-hot the class numbers" if are_classes else "bring them to one shape"
@@ -106,7 +123,7 @@ class Loss:
         """Refuse labels that are not of this kind, or class numbers that the output does not have."""
         check_numbers(labels)
         if "sparse" in (self.labels, self.per_place):
-            ignored = self.function.get_config().get("ignore_class")
+            ignored = getattr(self.function, "ignore_class", None)
             _check_labels(labels if ignored is None else labels[labels != ignored], self.classes)
         elif self.labels == "binary" and not np.isin(labels, (0, 1)).all():
             raise DataError(f"expected labels 0 or 1 for the model's one output, got {labels.min()}..{labels.max()}.")

@@ -1,7 +1,5 @@
 """Which loss a network is judged by, recognised from its outputs and labels rather than guessed."""
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -10,11 +8,12 @@ import keras
 import numpy as np
 from absl import logging
 
-from cobla_tf.elements import Compiled, each, first_outputs, losses_by_output, output_names, parts_of, rows_not_finite
+from cobla_tf.elements import each, first_outputs, losses_by_output, output_names, parts_of, rows_not_finite
 from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
 from cobla_tf.examples import Sample
 from cobla_tf.graph import is_graph, of_keras
-from cobla_tf.loss import CLASS_NUMBERS, Loss, LossSum, check_numbers, like
+from cobla_tf.loss import CLASS_NUMBERS, Loss, LossSum, MeanOf, check_numbers
+from cobla_tf.texts import counted
 
 Array = np.ndarray
 
@@ -46,8 +45,8 @@ def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum
     """Choose the loss, and check labels against the model on a few real examples.
 
     Args:
-        loss: None for what the model was compiled with or else (sparse) categorical cross-entropy, or anything that
-            keras.losses.get takes; for several outputs also a list or dict of these, see `losses_by_output`.
+        loss: None for (sparse) categorical cross-entropy, or anything that keras.losses.get takes; for several outputs
+            also a list or dict of these, see `losses_by_output`.
         model: of any number of inputs and outputs.
         probe: a few examples that check_images let pass.
 
@@ -82,11 +81,11 @@ def check_finite(name: str, loss: Any, model: keras.Model, labels: Any) -> None:
         DataError: some image has such a label.
     """
     for one, part in zip(losses_by_output(loss, model).values(), parts_of(labels), strict=True):
-        bad, chosen = rows_not_finite(part), one.loss if isinstance(one, Compiled) else one
+        bad = rows_not_finite(part)
         if not len(bad):
             continue
-        found = f"{name}: labels of {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}"
-        if chosen is None or _is_keras(chosen) or of_keras(type(chosen)):
+        found = f"{name}: NaN or infinity in the labels of {counted(len(bad), 'image')}, first at index {bad[0]:,}"
+        if one is None or _is_keras(one) or of_keras(type(one)):
             raise DataError(f"{found}; leave these images out.")
         logging.warning("%s; the loss given has to leave them out by itself", found)
 
@@ -125,7 +124,8 @@ class _Output:
     @property
     def are_probabilities(self) -> bool:
         """Of classes along the last axis."""
-        return self._sum_to_one(1e-4 if self.dtype in ("float32", "float64") else ROUNDED)
+        tolerance = 1e-4 if self.dtype in ("float32", "float64") else ROUNDED
+        return bool((self.values >= 0).all() and np.allclose(self.values.sum(axis=-1), 1, atol=tolerance))
 
     @property
     def are_logits(self) -> bool:
@@ -133,19 +133,12 @@ class _Output:
         return not self.are_probabilities and self.activation is not keras.activations.sigmoid
 
     def fit(self, loss: keras.losses.Loss) -> bool:
-        """Whether they may be the probabilities that a loss takes: each of its own, or of classes along an axis."""
-        if ((self.values < -ROUNDED) | (self.values > 1 + ROUNDED)).any():
-            return False
-        each_alone = isinstance(loss, tuple(BINARY.values())) or self.activation is keras.activations.sigmoid
-        return each_alone or self._sum_to_one(ROUNDED, loss.get_config().get("axis", -1))
-
-    def _sum_to_one(self, tolerance: float, axis: int = -1) -> bool:
-        return bool((self.values >= 0).all() and np.allclose(self.values.sum(axis=axis), 1, atol=tolerance))
+        """Whether a loss that takes probabilities can do with them; some of Keras' scale their rows to a sum of 1."""
+        scaled = isinstance(loss, (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy))
+        return bool((self.values >= -ROUNDED).all() and (scaled or (self.values <= 1 + ROUNDED).all()))
 
 
 def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
-    if isinstance(loss, Compiled):
-        return _as_compiled(loss.loss, output, labels)
     check_numbers(labels)
     kind = _label_kind(labels, output.values)
     classes = kind in ("sparse", "one-hot") and not output.has_places
@@ -166,22 +159,6 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
             f"{low:.3g} to {high:.3g}, are none; give it from_logits=True."
         )
     return chosen
-
-
-def _as_compiled(loss: Any, output: _Output, labels: Array) -> Loss:
-    """The loss that the model was compiled with, where it fits; the default where it is a cross-entropy over classes,
-    whose labels may have taken another form since.
-    """
-    of_classes = _is_default(loss) or (
-        type(loss) in CATEGORICAL.values() and loss.get_config().get("ignore_class") is None
-    )
-    if not of_classes:
-        try:
-            chosen = _resolve(loss, output, labels)
-            return replace(chosen, description=chosen.description.replace("as given", "as compiled"))
-        except CoblaError as error:
-            logging.warning("the loss that the model was compiled with is not used, the default is: %s", error)
-    return _resolve(None, output, labels)
 
 
 def _is_default(loss: Any) -> bool:
@@ -236,20 +213,6 @@ def _are_whole(labels: Array) -> bool:
     return np.issubdtype(labels.dtype, np.integer) or bool((labels == np.round(labels)).all())
 
 
-class _Mean(keras.losses.Loss):
-    """A function of labels and outputs as Keras' own classes are, by which padding does not count."""
-
-    def __init__(self, function: Callable[[Any, Any], Any], dtype: str) -> None:
-        """Keep it under its own name, but for what TensorFlow takes in none: a lambda is called '<lambda>'."""
-        name = getattr(function, "__name__", type(function).__name__)
-        super().__init__(re.sub(r"^_+|\W", "", name, flags=re.ASCII) or "loss", dtype=dtype)
-        self.function = function
-
-    def call(self, labels: Any, outputs: Any) -> Any:
-        """Of every element."""
-        return self.function(like(labels, outputs), outputs)
-
-
 def _given(loss: Any, output: _Output, kind: str) -> Loss:
     told = _on_logits(loss, output)
     try:
@@ -261,7 +224,7 @@ def _given(loss: Any, output: _Output, kind: str) -> Loss:
             f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss{hint}"
         ) from error
     if not isinstance(function, keras.losses.Loss):
-        function = _Mean(function, output.precision)
+        function = MeanOf(function, output.precision)
     name = function.name or type(function).__name__
     fits = {"one-hot": True, "binary": "binary" in name.lower(), "sparse": "sparse" in name.lower()}
     said = f"{name}{' on logits' if told else ''}, as given"
@@ -276,7 +239,7 @@ def _default(output: _Output, labels: Array, kind: str) -> Loss:
         _check_sizes(labels.shape, output.values.shape)
         raise ModelError(
             f"the default loss is cross-entropy over classes, which does not fit outputs {output.values.shape} with "
-            f"labels {labels.shape}; pass loss=, e.g. loss={_example(labels)}."
+            f"labels {labels.shape}; pass loss=, e.g. loss={_example(labels)}, or the one it was compiled with."
         )
     from_logits = not output.are_probabilities
     if from_logits and output.activation is keras.activations.sigmoid:

@@ -74,11 +74,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_list("layers", list(LAYERS[:1]), f"Kinds of layers to decompose: any of {','.join(LAYERS)}, or all.")
 flags.DEFINE_list("exclude", [], "Patterns of layer names to leave alone, e.g. whitening,block1_*.")
-flags.DEFINE_string(
-    "loss",
-    None,
-    "Any Keras loss by name; if unset the one that the model was compiled with, or cross-entropy over classes.",
-)
+flags.DEFINE_string("loss", None, "Any Keras loss by name; cross-entropy over classes if unset.")
 flags.DEFINE_float(
     "sample_fraction", None, "Share of the training images behind a gradient; 1 is the exact gradient. If unset, 0.05, "
     "but 1,000 images at the least.", 0, 1,

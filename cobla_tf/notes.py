@@ -24,12 +24,8 @@ OF_FINE_TUNING = ("distillation", "validation_share", "patience", "callbacks")
 """Options that no training before the compression has a use for."""
 DEVIATIONS = 3.0
 """Standard deviations above chance at which an accuracy is one."""
-CROSS_ENTROPIES = (
-    keras.losses.SparseCategoricalCrossentropy,
-    keras.losses.CategoricalCrossentropy,
-    keras.losses.BinaryCrossentropy,
-)
-"""By which guessing among classes costs the logarithm of their number."""
+CROSS_ENTROPIES = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+"""By which guessing among classes costs the logarithm of their number; for one output the binary one, too."""
 
 
 def idle_budgets(costs: CostTable, limits: np.ndarray) -> list[str]:
@@ -92,7 +88,8 @@ def doubtful(original: Evaluation, classes: int, loss: Any = None) -> list[str]:
         return []
     chance = 1 / max(classes, 2)
     if original.accuracy > chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / original.examples):
-        return _unprepared(original, -math.log(chance)) if isinstance(loss, CROSS_ENTROPIES) else []
+        binary = classes == 1 and isinstance(loss, keras.losses.BinaryCrossentropy)
+        return _unprepared(original, -math.log(chance)) if binary or isinstance(loss, CROSS_ENTROPIES) else []
     return [
         f"the original network's accuracy, {share_text(original.accuracy, 1)} on "
         f"{counted(original.examples, 'held-out image')}, cannot be told from chance ({share_text(chance, 1)}): it has "

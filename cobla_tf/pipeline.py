@@ -58,9 +58,8 @@ def compress(
         layers: kinds of layers to decompose, of config.LAYERS or "all"; Conv2D alone is the paper's choice.
         validation: held-out data, in either form, for every accuracy in the report; without it a random tenth of an
             in-memory `dataset` is set apart and never optimised on.
-        loss: anything that keras.losses.get takes; by default what the model was compiled with, or else (sparse)
-            categorical cross-entropy. For several outputs also a list or dict, as Keras' compile takes it; the sum is
-            minimised, None leaves an output out.
+        loss: anything that keras.losses.get takes; (sparse) categorical cross-entropy by default. For several outputs
+            also a list or dict, as Keras' compile takes it; the sum is minimised, None leaves an output out.
         method: what selects the ranks: "cobla", or a published method in cobla_tf.baselines.RIVALS, under the same
             budgets; some of these set their own cost and take no budgets. A `baselines.Method` is one of your own.
         warm: `Result.warm` of a compression of the same model, scheme and layers under other budgets, best somewhat

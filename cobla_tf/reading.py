@@ -12,6 +12,7 @@ from absl import logging
 from cobla_tf.elements import Form, each, is_of, joined, parts_of, rows_not_finite
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Batch, Examples, Sample, Stream
+from cobla_tf.texts import counted
 
 IN_MEMORY_LIMIT = 2**30
 """Bytes of images up to which a tf.data.Dataset is read into memory once, for exact random sampling."""
@@ -178,5 +179,5 @@ def _checked(sample: Sample, name: str) -> Sample:
     for images in parts_of(sample.images):
         bad = rows_not_finite(images)
         if len(bad):
-            raise DataError(f"{name}: {len(bad):,} images hold NaN or infinity, the first at index {bad[0]:,}.")
+            raise DataError(f"{name}: NaN or infinity in {counted(len(bad), 'image')}, first at index {bad[0]:,}.")
     return sample

@@ -251,8 +251,10 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"names must be among {', '.join(known)}, got {', '.join(unknown)}.")
     folder = Path(_OUTPUT.value)
     both = {"applications": _configuration(), "exports": _configuration() | {"dtype": "float32", "formats": FORMATS}}
-    files = {file: ResultFile(folder, file, configuration, ("name",)) for file, configuration in both.items()}
-    results, measure_one = (files["exports"], measure_exports) if _EXPORTS.value else (files["applications"], measure)
+    asked, measure_one = ("exports", measure_exports) if _EXPORTS.value else ("applications", measure)
+    there = [file for file in both if file == asked or (folder / f"{file}.jsonl").exists()]
+    files = {file: ResultFile(folder, file, both[file], ("name",)) for file in there}
+    results = files[asked]
     failed: list[Record] = []
     for name in names:
         if results.has({"name": name}):
@@ -278,11 +280,9 @@ def _write_table(folder: Path, files: dict[str, ResultFile], failed: list[Record
     import keras
 
     sizes = f"[{SIZE}, {SIZE}, 3] (those of {OF_SMALL_IMAGES} [{SMALL_SIZE}, {SMALL_SIZE}, 3])"
-    rows, exports = files["applications"].records(), files["exports"].records()
-    if _EXPORTS.value:
-        exports = [*exports, *failed]
-    else:
-        rows = [*rows, *failed]
+    records = {file: results.records() for file, results in files.items()}
+    records["exports" if _EXPORTS.value else "applications"] += failed
+    rows, exports = (records.get(file, []) for file in ("applications", "exports"))
     text = markdown(rows, keras.__version__, sizes, exports)
     replace_with(folder / "applications.md", lambda path: path.write_text(text, encoding="utf-8"))
 

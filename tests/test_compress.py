@@ -257,17 +257,25 @@ def bad_output(tmp_path):
         ({"macs": 0.5, "validation": images_and_labels(90, classes=7)}, DataError, r"labels in 0\.\.2"),
         ({"macs": 0.5, "loss": "no_such_loss"}, ConfigError, "no_such_loss"),
         ({"macs": 0.5, "loss": "LossFunctionWrapper"}, ConfigError, "'LossFunctionWrapper' is none of Keras'"),
-        ({"macs": 0.5, "dataset": with_nan(images_and_labels(90))}, DataError, "1 images hold NaN.*index 80"),
-        ({"macs": 0.5, "validation": with_nan(images_and_labels(90))}, DataError, "validation: 1 images hold NaN"),
+        (
+            {"macs": 0.5, "dataset": with_nan(images_and_labels(90))},
+            DataError,
+            "NaN or infinity in 1 image, first at index 80",
+        ),
+        (
+            {"macs": 0.5, "validation": with_nan(images_and_labels(90))},
+            DataError,
+            "validation: NaN or infinity in 1 image",
+        ),
         (
             {"macs": 0.5, "loss": "mse", "dataset": targets(90, bad=80)},
             DataError,
-            "^dataset: labels of 1 images hold NaN or infinity, the first at index 80; leave",
+            "^dataset: NaN or infinity in the labels of 1 image, first at index 80; leave",
         ),
         (
             {"macs": 0.5, "loss": keras.losses.Huber(), "dataset": targets(90), "validation": targets(90, bad=80)},
             DataError,
-            "^validation: labels of 1 images hold NaN or infinity, the first at index 80; leave",
+            "^validation: NaN or infinity in the labels of 1 image, first at index 80; leave",
         ),
         (
             {"macs": 0.5, "validation": (images_and_labels(9)[0], np.eye(3)[:1].repeat(9, 0))},

@@ -85,7 +85,13 @@ def test_fractions_are_floored_and_numbers_above_one_are_absolute():
 
 
 @pytest.mark.parametrize(
-    ("text", "hint"), [("50%", "; 50 % is 0.5."), ("12,5 %", "; 12.5 % is 0.125."), ("0.5", "; write 0.5.")]
+    ("text", "hint"),
+    [
+        ("50%", "; 50 % is 0.5."),
+        ("12,5 %", "; 12.5 % is 0.125."),
+        ("0.5", "; write 0.5."),
+        ("500,000", "; write 500000."),
+    ],
 )
 def test_a_budget_in_words_is_told_how_it_is_written(text, hint):
     with pytest.raises(BudgetError) as refused:

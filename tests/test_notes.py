@@ -26,6 +26,6 @@ def test_a_network_worse_than_guessing_is_named(loss, accuracy, said):
     assert said is None or said in notes[0]
 
 
-@pytest.mark.parametrize("loss", [None, keras.losses.MeanSquaredError()])
+@pytest.mark.parametrize("loss", [None, keras.losses.MeanSquaredError(), keras.losses.BinaryCrossentropy()])
 def test_other_losses_have_scales_of_their_own(loss):
     assert doubtful(Evaluation(21.93, 0.91, 500), 10, loss) == []
