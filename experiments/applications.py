@@ -1,6 +1,6 @@
 """Every architecture of keras.applications, random weights: equal at full rank, and compressed to half without data.
 
-python -m cobla_tf.experiments.applications --output=DIR, then the same with --exports
+python -m cobla_tf.experiments.applications --output=DIR, then the same with --exported
 
 The second writes each, halved likewise, as SavedModel and for LiteRT, and runs these in a fresh process. Each is
 measured in a process of its own, so that one too large for the machine costs no other. DIR/applications.jsonl and
@@ -53,7 +53,7 @@ of single precision grow in untrained networks to what a small mistake would be.
 
 _OUTPUT = flags.DEFINE_string("output", "applications_out", "Folder of the results.")
 _NAMES = flags.DEFINE_list("names", [], "Architectures to measure; all if empty.")
-_EXPORTS = flags.DEFINE_bool("exports", False, "Measure what the exports of each do, instead of all else.")
+_EXPORTS = flags.DEFINE_bool("exported", False, "Measure what the exports of each do, instead of all else.")
 
 
 def builders() -> dict[str, Callable[..., "keras.Model"]]:

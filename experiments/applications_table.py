@@ -31,7 +31,7 @@ precision. BatchNorm layers have the statistics of random images.
 - *kept*: by POS-CVX, without data, at budgets of 50 % on both, counted anew in the saved and reloaded network;
   *reloaded*: by how much saving changed its outputs.
 - *SavedModel*, *LiteRT*: the halved network in single precision and its exports, run in a fresh process: the norm of
-  what their outputs differ by, over that of the outputs; 1e-4 is allowed (`--exports`; all have images [96, 96, 3]).
+  what their outputs differ by, over that of the outputs; 1e-4 is allowed (`--exported`; all have images [96, 96, 3]).
 - *GiB*, *seconds*: peak memory and time of all but the exports, whatever else the machine did meanwhile.
 
 {table(HEAD, rows, "github")}
