@@ -13,7 +13,8 @@ from cobla_tf.errors import ConfigError
 VARIABLE = "TF_CONFIG"
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 JOBS = ("chief", "worker")
-ADDRESS = re.compile(r"\S+:\d+")
+ADDRESS = re.compile(r"\S+:\d{1,5}")
+LARGEST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class Task:
     Attributes:
         index: from 0 on; 0 is the chief, who writes all files.
         count: of processes.
+        chief: host:port of the chief; "" where there is one process only.
     """
 
     index: int = 0
     count: int = 1
+    chief: str = ""
 
     @property
     def is_chief(self) -> bool:
@@ -63,8 +66,8 @@ def _read(content: Any) -> Task:
         raise ValueError("one address without brackets")
     listed = {job: list(of.values() if isinstance(of, dict) else of) for job, of in cluster.items()}
     sizes = {job: len(listed[job]) for job in JOBS if job in listed}
-    addresses = [address for job in sizes for address in listed[job]]
-    if len(set(addresses)) < len(addresses) or not all(ADDRESS.fullmatch(address) for address in addresses):
+    addresses = [address for job in sizes for address in listed[job]]  # the chief's first
+    if len(set(addresses)) < len(addresses) or not all(map(_is_address, addresses)):
         raise ValueError("addresses that are no host:port, or one twice")
     kind, index = task["type"], task["index"]
     if isinstance(index, bool) or float(index) % 1:
@@ -73,7 +76,11 @@ def _read(content: Any) -> Task:
     if set(cluster) - set(JOBS) or not 0 <= index < sizes[kind] or sizes.get("chief", 1) != 1:
         raise ValueError("not a cluster of one chief and workers")
     before = sizes.get("chief", 0) if kind == "worker" else 0
-    return Task(before + index, sum(sizes.values()))
+    return Task(before + index, len(addresses), addresses[0])
+
+
+def _is_address(text: str) -> bool:
+    return ADDRESS.fullmatch(text) is not None and int(text.rsplit(":", 1)[1]) <= LARGEST_PORT
 
 
 def own_config(config: Config) -> Config:

@@ -1,7 +1,9 @@
 """Setting up a strategy of tf.distribute, and what becomes of a run that loses a worker."""
 
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +27,8 @@ LOST = (
     tf.errors.UnknownError,
 )
 """What TensorFlow raises in a collective operation when a peer has gone."""
+MOST_WAITING, TELL_EVERY = 3600, 60
+"""Seconds that a worker waits for the chief, and between two words of it."""
 
 
 @cache
@@ -37,7 +41,7 @@ def find_devices(name: str) -> Devices:
 
     Raises:
         ConfigError: TF_CONFIG is missing or wrong, or TensorFlow is at work already.
-        WorkerError: this worker cannot join the others.
+        WorkerError: this worker cannot join the others, or there is no chief for an hour.
     """
     if name not in (MIRRORED, MULTI_WORKER):
         return ONE_DEVICE
@@ -57,6 +61,8 @@ def find_devices(name: str) -> Devices:
 
 def _multi_worker(task: Task) -> tf.distribute.Strategy:
     logging.info("worker %d of %d waits for the others", task.index, task.count)
+    if not task.is_chief:
+        await_chief(task)
     try:
         with _ended_by_signals():
             return tf.distribute.MultiWorkerMirroredStrategy()
@@ -70,6 +76,32 @@ def _multi_worker(task: Task) -> tf.distribute.Strategy:
             f"worker {task.index} cannot join the others ({without_operation(first_line(error))}); the addresses in "
             "TF_CONFIG must be free and within reach of all workers."
         ) from error
+
+
+def await_chief(task: Task, most: float = MOST_WAITING) -> None:
+    """Wait until the chief's address answers: TensorFlow would do so without a word.
+
+    Raises:
+        WorkerError: it has not after `most` seconds.
+    """
+    host, port = task.chief.rsplit(":", 1)
+    began = told = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=TELL_EVERY).close()
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+            now, why = time.monotonic(), error
+        else:
+            return
+        if now - began >= most:
+            raise WorkerError(
+                f"worker {task.index} has waited {now - began:.0f} s for the chief at {task.chief} ({why}); start it, "
+                "or look at its address in TF_CONFIG."
+            ) from why
+        if now - told >= TELL_EVERY:
+            logging.warning("worker %d still waits for the chief at %s (%s)", task.index, task.chief, why)
+            told = now
+        time.sleep(min(1, most))
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from cobla_tf.digest import digest
 from cobla_tf.errors import ConfigError, WorkerError
 from cobla_tf.journal import Journal
 from cobla_tf.shared_journal import SharedJournal
-from cobla_tf.strategy import find_devices
+from cobla_tf.strategy import await_chief, find_devices
 
 JOB = replicas_job.__file__
 TWO = {"worker": ["a:1", "b:1"]}
@@ -92,6 +94,19 @@ def test_a_worker_is_killed_and_fewer_go_on_to_what_one_device_gives(tmp_path, o
     assert "are of an earlier attempt" in (tmp_path / "report.md").read_text()
 
 
+def test_a_worker_waits_for_its_chief_but_not_for_ever():
+    (port,) = free_ports(1)
+    task = Task(1, 2, f"127.0.0.1:{port}")
+    with pytest.raises(WorkerError, match=rf"^worker 1 has waited \d+ s for the chief at 127\.0\.0\.1:{port} \("):
+        await_chief(task, most=0.2)
+    chief = []
+    late = Timer(0.5, lambda: chief.append(socket.create_server(("127.0.0.1", port))))
+    late.start()
+    await_chief(task, most=30)
+    late.join()
+    chief[0].close()
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [1, 2, 5, 16])
 def test_parts_cover_all_once_and_are_never_empty(size, parts):
@@ -103,11 +118,11 @@ def test_parts_cover_all_once_and_are_never_empty(size, parts):
 @pytest.mark.parametrize(
     ("config", "task"),
     [
-        (told(TWO), Task(0, 2)),
-        (told(TWO, index=1), Task(1, 2)),
-        (told({"worker": {"0": "a:1", "1": "b:1"}}, index=1.0), Task(1, 2)),
-        (told({"chief": ["c:1"], **TWO}, "chief"), Task(0, 3)),
-        (told({"chief": ["c:1"], **TWO}, index=1), Task(2, 3)),
+        (told(TWO), Task(0, 2, "a:1")),
+        (told(TWO, index=1), Task(1, 2, "a:1")),
+        (told({"worker": {"0": "a:1", "1": "b:1"}}, index=1.0), Task(1, 2, "a:1")),
+        (told({"chief": ["c:1"], **TWO}, "chief"), Task(0, 3, "c:1")),
+        (told({"chief": ["c:1"], **TWO}, index=1), Task(2, 3, "c:1")),
     ],
 )
 def test_place_among_the_workers(monkeypatch, config, task):
@@ -131,6 +146,7 @@ def test_place_among_the_workers(monkeypatch, config, task):
         told({"worker": "a:1"}),
         told({"worker": ["a:1", "a:1"]}),
         told({"worker": ["a", "b:1"]}),
+        told({"worker": ["a:1", "b:70000"]}),
         told({"worker": [5, None]}),
         told(TWO, index=0.9),
         told(TWO, index=True),
