@@ -5,14 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
-from difflib import get_close_matches
 from fractions import Fraction
 from numbers import Integral, Real
 
 import numpy as np
 
 from cobla_tf.costs import COUNTED, CostTable
-from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.errors import BudgetError, ConfigError, did_you_mean
 from cobla_tf.knapsack.problem import LARGEST
 
 Array = np.ndarray
@@ -88,8 +87,7 @@ def check_budgets(budgets: Budgets, further: Sequence[str] = ()) -> None:
     names = (*COUNTED, *further)
     for name, budget in budgets.items():
         if name not in names:
-            near = get_close_matches(str(name), names, n=2)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "; give others with resources= (--resources)."
+            hint = did_you_mean(name, names, otherwise="; give others with resources= (--resources).")
             raise BudgetError(f"there is a budget on {name!r}, but the resources are {', '.join(names)}{hint}")
         if budget is not None and not _is_positive(budget):
             raise BudgetError(
@@ -170,10 +168,11 @@ def _percent_hint(name: str, budget: float) -> str:
 def _multiple_hint(costs: CostTable, limits: Array) -> str:
     """The largest part of a multiple of ranks with which the limits can be met; nothing where it is not to blame."""
     for smaller in range(costs.multiple // 2, 0, -1):
-        table = replace(costs, multiple=smaller)
-        if costs.multiple % smaller or (limits < np.maximum(table.least(), 1)).any():
+        if costs.multiple % smaller:
             continue
-        if table.fits(table.cheapest(limits), limits):
+        table = replace(costs, multiple=smaller)
+        reachable = (limits >= np.maximum(table.least(), 1)).all()
+        if reachable and table.fits(table.cheapest(limits), limits):
             return (
                 f", or lower rank_multiple (--rank_multiple), the reason for this, from {costs.multiple} to {smaller}"
             )

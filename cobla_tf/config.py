@@ -3,12 +3,11 @@
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import ConfigError, did_you_mean
 from cobla_tf.files import at_home
 
 SCHEMES = ("spatial", "channel")
@@ -47,7 +46,7 @@ def check_layers(names: str | Sequence[str]) -> tuple[str, ...]:
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in (*LAYERS, ALL_LAYERS):
-            raise ConfigError(f"layers must be among {kinds}, got {name!r}{_did_you_mean(name, LAYERS)}")
+            raise ConfigError(f"layers must be among {kinds}, got {name!r}{did_you_mean(name, LAYERS)}")
     if not names:
         raise ConfigError(f"layers must name at least one of {kinds}, got none.")
     return LAYERS if ALL_LAYERS in names else names
@@ -57,15 +56,8 @@ def check_export_names(names: Collection[str]) -> None:
     """Raise ConfigError where one is not in EXPORTS."""
     unknown = sorted(set(names) - set(EXPORTS))
     if unknown:
-        hint = _did_you_mean(unknown[0], EXPORTS)
+        hint = did_you_mean(unknown[0], EXPORTS)
         raise ConfigError(f"exports must be among {', '.join(EXPORTS)}, got {', '.join(map(repr, unknown))}{hint}")
-
-
-def _did_you_mean(name: object, names: Sequence[str]) -> str:
-    """The end of a sentence: all names that begin so, or else the nearest one."""
-    text = str(name).lower()
-    near = [known for known in names if text and known.startswith(text)] or get_close_matches(text, names, n=1)
-    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def as_config(config: "Config | None") -> "Config":

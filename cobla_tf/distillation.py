@@ -41,8 +41,8 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
     plain = is_of(labels.shape[1:], outputs) and not _from_logits(loss) and _name(loss) not in NOT_LINEAR
     if not plain and not _is_cross_entropy(loss):
         raise ConfigError(
-            "distillation takes (sparse) categorical cross-entropy of one class an image, or a loss whose labels look "
-            f"like the outputs, got {loss.description}; set distillation to 0."
+            "distillation takes (sparse) categorical cross-entropy of one class an image or place, or a loss whose "
+            f"labels look like the outputs, got {loss.description}; set distillation to 0."
         )
     if loss.labels in ("one-hot", "binary") and not _told_from_logits(loss):
         raise ConfigError(
@@ -53,10 +53,10 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
         raise ConfigError("distillation takes no loss with an ignore_class; set distillation to 0.")
 
 
-def tells_accuracy(loss: Loss, share: float) -> bool:
+def tells_accuracy(loss: Loss | LossSum, share: float) -> bool:
     """Whether labels of which outputs are such a share still tell what is right and what is wrong."""
     if not share:
-        return loss.labels != "other"
+        return loss.told_in_training
     return loss.labels not in ("binary", "other") and share <= MOST_FOR_ACCURACY
 
 
@@ -80,7 +80,7 @@ def softened(
         if classes and from_logits:
             outputs = keras.ops.softmax(outputs)
         if loss.labels == "sparse":
-            labels = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), outputs.shape[-1])
+            labels = keras.ops.one_hot(keras.ops.reshape(labels, keras.ops.shape(outputs)[:-1]), outputs.shape[-1])
         return (1 - share) * keras.ops.cast(like(labels, outputs), "float32") + share * outputs
 
     chosen = loss

@@ -1,6 +1,8 @@
 """Everything that cobla_tf raises at its border, each with one sentence that says what to do."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class CoblaError(ValueError):
@@ -41,6 +43,13 @@ class ExportError(CoblaError):
 
 LONGEST = 200
 """Characters of a foreign message: TensorFlow's may list every pixel of a batch."""
+
+
+def did_you_mean(name: object, names: Iterable[str], most: int = 1, otherwise: str = ".") -> str:
+    """The end of a sentence: all names that begin so, or else the `most` nearest ones; where none is, `otherwise`."""
+    text, known = str(name).lower(), {one.lower(): one for one in names}
+    near = [one for one in known if text and one.startswith(text)] or get_close_matches(text, known, n=most)
+    return f"; did you mean {' or '.join(known[one] for one in near)}?" if near else otherwise
 
 
 def without_operation(text: str) -> str:

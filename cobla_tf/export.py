@@ -49,6 +49,10 @@ class FailedExportError(ExportError):
         super().__init__("; ".join(f"export {name} failed: {why}" for name, why in exports.failures.items()))
         self.exports = exports
 
+    def __reduce__(self) -> tuple[type, tuple[Exports]]:
+        """Another process makes it from its exports, too, rather than from its sentence."""
+        return type(self), (self.exports,)
+
 
 def check_exports(formats: Sequence[str]) -> None:
     """Check that each format is one and that what it needs is installed, before any work.

@@ -140,7 +140,7 @@ def _by_image(loss: Loss) -> Any:
 def _metrics(loss: Loss) -> list[Any]:
     if loss.labels == "binary":
         return [keras.metrics.BinaryAccuracy("accuracy", threshold=loss.threshold)]
-    return ["accuracy"] if loss.labels != "other" else []
+    return ["accuracy"] if loss.told_in_training else []
 
 
 def training_backup(

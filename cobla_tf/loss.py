@@ -45,13 +45,11 @@ class Loss:
 
     Attributes:
         function: reduces what it computes, and minds masks of padding.
-        labels: "sparse" (class numbers), "one-hot", "binary" (0 or 1 for one output), or "other", where accuracy has no
-            meaning.
+        labels: "sparse" (class numbers), "one-hot", "binary" (0 or 1 for one output), each of an image or of several
+            places of the output, such as pixels, or "other", where accuracy has no meaning.
         description: what it is, in errors.
         classes: size of the output's last axis.
         place: of the output whose accuracy is told.
-        per_place: "sparse" or "one-hot" where there is a class for each of several places of the output, such as
-            pixels, of which no accuracy is told; else "".
     """
 
     function: keras.losses.Loss
@@ -59,7 +57,6 @@ class Loss:
     description: str
     classes: int
     place: int = 0
-    per_place: str = ""
 
     def total(self, labels: Any, outputs: Any) -> Any:
         """Sum of the loss over a batch, as a scalar tensor, of at least single precision."""
@@ -80,16 +77,43 @@ class Loss:
         """Above it the one output of a binary classifier says 1: half a probability, or its logit."""
         return 0.0 if getattr(self.function, "from_logits", False) else 0.5
 
-    def hits(self, labels: Any, outputs: Any) -> Any:
-        """Number of correct first guesses in a batch, as a scalar tensor."""
+    @property
+    def left_out(self) -> int | None:
+        """The class number whose images or places do not count."""
+        return getattr(self.function, "ignore_class", None)
+
+    @property
+    def told_in_training(self) -> bool:
+        """Whether training tells an accuracy: Keras counts every image and place."""
+        return self.labels != "other" and self.left_out is None
+
+    def hits(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Correct first guesses in a batch, and all that count, as scalar tensors: one an image, or one a place.
+
+        Padding does not count, nor the class that the loss leaves out, nor a place whose row of shares is all zeros.
+        """
+        if self.labels == "other":
+            return keras.ops.zeros((), "int32"), keras.ops.zeros((), "int32")
+        guesses = self._guesses(outputs)
         if self.labels == "one-hot":
-            labels = keras.ops.argmax(labels, axis=-1)
-        if self.labels == "binary":
-            guesses = keras.ops.cast(keras.ops.reshape(outputs, (-1,)) > self.threshold, "int32")
+            counts = keras.ops.any(keras.ops.not_equal(labels, 0), axis=-1)
+            labels = keras.ops.cast(keras.ops.argmax(labels, axis=-1), "int32")
         else:
-            guesses = keras.ops.argmax(outputs, axis=-1)
-        same = keras.ops.equal(guesses, keras.ops.cast(keras.ops.reshape(labels, (-1,)), guesses.dtype))
-        return keras.ops.sum(keras.ops.cast(same, "int32"))
+            labels = keras.ops.reshape(keras.ops.cast(labels, "int32"), keras.ops.shape(guesses))
+            counts = keras.ops.ones_like(guesses, dtype="bool")
+            if self.left_out is not None:
+                counts = keras.ops.not_equal(labels, self.left_out)
+        mask = getattr(outputs, "_keras_mask", None)
+        if mask is not None and len(mask.shape) == len(guesses.shape):
+            counts = keras.ops.logical_and(counts, mask)
+        right = keras.ops.logical_and(counts, keras.ops.equal(guesses, labels))
+        return tuple(keras.ops.sum(keras.ops.cast(each, "int32")) for each in (right, counts))
+
+    def _guesses(self, outputs: Any) -> Any:
+        """Class numbers, int32, of the outputs' shape without the last axis."""
+        if self.labels == "binary":
+            return keras.ops.cast(outputs[..., 0] > self.threshold, "int32")
+        return keras.ops.cast(keras.ops.argmax(outputs, axis=-1), "int32")
 
     @property
     def computes(self) -> str:
@@ -122,12 +146,11 @@ class Loss:
     def check_labels(self, labels: Array) -> None:
         """Refuse labels that are not of this kind, or class numbers that the output does not have."""
         check_numbers(labels)
-        if "sparse" in (self.labels, self.per_place):
-            ignored = getattr(self.function, "ignore_class", None)
-            _check_labels(labels if ignored is None else labels[labels != ignored], self.classes)
+        if self.labels == "sparse":
+            _check_labels(labels if self.left_out is None else labels[labels != self.left_out], self.classes)
         elif self.labels == "binary" and not np.isin(labels, (0, 1)).all():
             raise DataError(f"expected labels 0 or 1 for the model's one output, got {labels.min()}..{labels.max()}.")
-        elif "one-hot" in (self.labels, self.per_place) and "categorical" in self.description.lower():
+        elif self.labels == "one-hot" and "categorical" in self.description.lower():
             _check_rows(labels)
 
 
@@ -167,8 +190,13 @@ class LossSum:
         """Sum over a batch and over the outputs."""
         return sum(part.total(*pair) for part, *pair in self._triples(labels, outputs))
 
-    def hits(self, labels: Any, outputs: Any) -> Any:
-        """Number of correct first guesses of the output at `place`."""
+    @property
+    def told_in_training(self) -> bool:
+        """Of that output, as in `Loss`."""
+        return self.parts[self._first].told_in_training
+
+    def hits(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Of that output, as in `Loss`."""
         part, *pair = self._triples(labels, outputs)[self._first]
         return part.hits(*pair)
 
@@ -203,8 +231,10 @@ def check_numbers(labels: Array) -> None:
 
 
 def _check_rows(labels: Array) -> None:
-    """Refuse rows [n, ..., classes] that are no shares of classes."""
+    """Refuse rows [n, ..., classes] that are no shares of classes; of places some may be left out, by zeros alone."""
     fit = (labels >= 0).all(axis=-1) & (np.abs(labels.sum(axis=-1, dtype=np.float64) - 1) <= ROW_TOLERANCE)
+    if labels.ndim > 2:
+        fit |= (labels == 0).all(axis=-1)
     if not fit.all():
         first = np.unravel_index(np.argmin(fit), fit.shape)
         row = ", ".join(f"{place:,}" for place in first)

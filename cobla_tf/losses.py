@@ -1,7 +1,6 @@
 """Which loss a network is judged by, recognised from its outputs and labels rather than guessed."""
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import keras
@@ -9,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.elements import each, first_outputs, losses_by_output, output_names, parts_of, rows_not_finite
-from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, first_line
+from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, did_you_mean, first_line
 from cobla_tf.examples import Sample
 from cobla_tf.graph import is_graph, of_keras
 from cobla_tf.loss import CLASS_NUMBERS, Loss, LossSum, MeanOf, check_numbers
@@ -198,7 +197,7 @@ def _first_value(loss: Loss, labels: Array, outputs: Array) -> float:
 
 
 def _label_kind(labels: Array, outputs: Array) -> str:
-    if outputs.ndim == 2 and outputs.shape[1] == 1 and labels.size == len(outputs) and np.isin(labels, (0, 1)).all():
+    if outputs.ndim > 1 and outputs.shape[-1] == 1 and labels.size == outputs.size and np.isin(labels, (0, 1)).all():
         return "binary"
     if outputs.ndim < 2 or outputs.shape[-1] < 2:
         return "other"
@@ -218,20 +217,19 @@ def _given(loss: Any, output: _Output, kind: str) -> Loss:
     try:
         function = told or keras.losses.get(loss)
     except (TypeError, ValueError) as error:  # TypeError: a class that needs arguments, as LossFunctionWrapper
-        near = get_close_matches(str(loss), [name for name in dir(keras.losses) if name.islower()], n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        hint = did_you_mean(loss, filter(str.islower, dir(keras.losses)), most=2)
         raise ConfigError(
             f"loss {loss!r} is none of Keras'; expected a name such as 'mse' or a keras.losses.Loss{hint}"
         ) from error
     if not isinstance(function, keras.losses.Loss):
         function = MeanOf(function, output.precision)
     name = function.name or type(function).__name__
-    fits = {"one-hot": True, "binary": "binary" in name.lower(), "sparse": "sparse" in name.lower()}
     said = f"{name}{' on logits' if told else ''}, as given"
-    if not output.has_places:
-        return Loss(function, kind if fits.get(kind) else "other", said, output.values.shape[-1])
-    chosen = Loss(function, "other", said, output.values.shape[-1])
-    return replace(chosen, per_place=kind) if kind == "sparse" and chosen.computes == CLASS_NUMBERS else chosen
+    chosen = Loss(function, kind, said, output.values.shape[-1])
+    # of places a loss of the user's own may leave out class numbers that the outputs do not have
+    numbers = chosen.computes == CLASS_NUMBERS if output.has_places else "sparse" in name.lower()
+    fits = {"one-hot": True, "binary": "binary" in name.lower(), "sparse": numbers}
+    return chosen if fits.get(kind) else replace(chosen, labels="other")
 
 
 def _default(output: _Output, labels: Array, kind: str) -> Loss:
@@ -249,8 +247,7 @@ def _default(output: _Output, labels: Array, kind: str) -> Loss:
     maker = keras.losses.SparseCategoricalCrossentropy if kind == "sparse" else keras.losses.CategoricalCrossentropy
     said = "logits" if from_logits else "probabilities (non-negative and of sum 1 on every image tried)"
     function = maker(from_logits=from_logits, dtype=output.precision)
-    chosen = Loss(function, kind, f"{maker.__name__} on {said}", output.values.shape[-1])
-    return replace(chosen, labels="other", per_place=kind) if output.has_places else chosen
+    return Loss(function, kind, f"{maker.__name__} on {said}", output.values.shape[-1])
 
 
 def _check_sizes(labels: tuple[int, ...], outputs: tuple[int, ...]) -> None:

@@ -218,19 +218,18 @@ def evaluate(
         devices: what shares each batch.
     """
 
-    def step(images: Any, labels: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def step(images: Any, labels: Any) -> tuple[tf.Tensor, ...]:
         outputs = forward(model, images)
-        hits = loss.hits(labels, outputs) if loss.labels != "other" else tf.constant(0)
-        return loss.total(labels, outputs), hits
+        return loss.total(labels, outputs), *loss.hits(labels, outputs)
 
     traced = devices.traced(devices.of_own_part(step), _signature(model, examples.probe()))
-    total, hits, count = 0.0, 0, 0
+    sums, count = np.zeros(3), 0
     batches = tensors(model, examples, batch_size, devices)
-    for size, (values, correct) in one_behind((_size(batch[0]), traced(*batch)) for batch in batches):
-        total, hits = total + sum(map(float, devices.parts(values))), hits + sum(map(int, devices.parts(correct)))
+    for size, values in one_behind((_size(batch[0]), traced(*batch)) for batch in batches):
+        sums += [sum(map(float, devices.parts(value))) for value in values]
         count += size
-    total, hits, count = devices.total(np.array([total, hits, count])).tolist()
-    return Evaluation(total / count, hits / count if loss.labels != "other" else None, int(count))
+    total, hits, guesses, count = devices.total(np.append(sums, count)).tolist()
+    return Evaluation(total / count, hits / guesses if guesses else None, int(count))
 
 
 def _summed(outputs: list[Any]) -> list[Any]:

@@ -36,7 +36,7 @@ class ReplicatedModel(keras.Model):
         super().__init__(copy.input, copy.output, name=copy.name)
         self._devices, self._judge = devices, loss
         self._means = [keras.metrics.Mean(name="loss")]
-        if loss.labels != "other":
+        if loss.told_in_training:
             self._means.append(keras.metrics.Mean(name="accuracy"))
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -49,7 +49,7 @@ class ReplicatedModel(keras.Model):
 
     def _train(self, images: Any, labels: Any, owned: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            loss, hits, count = self._sums(images, labels, owned, training=True)
+            loss, *hits, count = self._sums(images, labels, owned, training=True)
             everywhere = _all(count)
             added = sum(self.losses) / self._devices.count if self.losses else 0.0
             scaled = self.optimizer.scale_loss(loss / everywhere + added)
@@ -58,26 +58,26 @@ class ReplicatedModel(keras.Model):
         if clip_limits(inner(self.optimizer)):
             gradients = [gradient / self._devices.count for gradient in _all(list(gradients))]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return _all(tf.stack([loss + added * everywhere, hits, count]))
+        return _all(tf.stack([loss + added * everywhere, *hits, count]))
 
     def _test(self, images: Any, labels: Any, owned: tf.Tensor) -> tf.Tensor:
         return _all(tf.stack(self._sums(images, labels, owned, training=False)))
 
     def _sums(self, images: Any, labels: Any, owned: tf.Tensor, training: bool) -> list[tf.Tensor]:
-        """Loss, hits and number of images, of this replica's part of its worker's part of a batch."""
+        """Loss, hits, guesses and number of images, of this replica's part of its worker's part of a batch."""
 
         def sums(images: Any, labels: Any) -> list[tf.Tensor]:
             outputs = joined(keras.tree.flatten(self(images, training=training)))
-            hits = self._judge.hits(labels, outputs) if self._judge.labels != "other" else 0
             count = tf.shape(tf.nest.flatten(images)[0])[0]
-            return [tf.cast(value, tf.float32) for value in (self._judge.total(labels, outputs), hits, count)]
+            values = self._judge.total(labels, outputs), *self._judge.hits(labels, outputs), count
+            return [tf.cast(value, tf.float32) for value in values]
 
         return [owned * value for value in self._devices.of_own_part(sums)(images, labels)]
 
     def _told(self, sums: Any) -> dict[str, tf.Tensor]:
-        loss, hits, count = tf.unstack(self._devices.parts(sums)[0])
-        for mean, total in zip(self._means, (loss, hits), strict=False):
-            mean.update_state(total / count, sample_weight=count)
+        loss, hits, guesses, count = tf.unstack(self._devices.parts(sums)[0])
+        for mean, total, weight in zip(self._means, (loss, hits), (count, guesses), strict=False):
+            mean.update_state(tf.math.divide_no_nan(total, weight), sample_weight=weight)
         return {mean.name: mean.result() for mean in self._means}
 
 

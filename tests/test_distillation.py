@@ -51,6 +51,20 @@ def test_the_loss_of_mixed_targets_is_the_mixture_of_the_losses():
     assert learnt == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("axis", [True, False])
+def test_targets_of_every_pixel_are_mixed_too(axis):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input(IMAGES.shape[1:]), keras.layers.Conv2D(3, 3, padding="same")])
+    masks = np.random.default_rng(0).integers(0, 3, IMAGES.shape[:3])
+    sample = Sample(IMAGES, masks[..., None] if axis else masks)
+    loss = resolve_loss(None, model, sample)
+    check_distillation(loss, sample, model.output_shape[1:])
+    mixed, chosen = softened(model, sample, loss, 0.25, 16)
+    expected = 0.75 * np.eye(3)[masks] + 0.25 * np.asarray(keras.ops.softmax(model(IMAGES)))
+    np.testing.assert_allclose(mixed.labels, expected, atol=1e-6)
+    assert chosen.labels == "one-hot"
+
+
 def test_label_smoothing_stays():
     model, labels = small_cnn(), np.eye(3, dtype="float32")[LABELS]
     smooth = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3)

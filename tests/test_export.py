@@ -252,6 +252,9 @@ def test_one_failing_format_costs_no_other(failing, trained, batch, tmp_path, mo
     assert "no such op x x" in result.failures[failing]
     assert len(result.failures[failing]) < 400
     assert written == [name for name in DEFAULT_EXPORTS if name != failing]
+    again = pickle.loads(pickle.dumps(raised.value))  # as another process hands it over
+    assert str(again) == str(raised.value)
+    assert again.exports == result
     assert {path.name for path in tmp_path.iterdir()} == {FILE_NAMES[name] for name in written}
 
 

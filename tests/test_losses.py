@@ -30,7 +30,9 @@ def test_logits_and_probabilities_are_told_apart(activation, said, one_hot):
     probabilities = outputs if activation else keras.ops.softmax(outputs)
     expected = -np.mean(np.log(np.asarray(probabilities)[np.arange(16), labels]))
     assert float(loss.total(sample.labels, outputs)) / 16 == pytest.approx(expected, rel=1e-5)
-    assert int(loss.hits(sample.labels, outputs)) == np.sum(np.argmax(outputs, axis=1) == labels)
+    right, guesses = loss.hits(sample.labels, outputs)
+    assert int(right) == np.sum(np.argmax(outputs, axis=1) == labels)
+    assert int(guesses) == 16
 
 
 @pytest.mark.parametrize("name", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy])
@@ -125,7 +127,8 @@ def test_a_binary_classifier_with_its_loss(activation, given, flat):
     expected = model.evaluate(images, labels, batch_size=16, verbose=0)
     assert float(loss.total(labels, outputs)) / 16 == pytest.approx(expected, rel=1e-5)
     right = (outputs > (0.5 if activation else 0)).ravel() == labels.ravel()
-    assert 0 < int(loss.hits(labels, outputs)) == right.sum() < 16
+    hits, guesses = loss.hits(labels, outputs)
+    assert 0 < int(hits) == right.sum() < int(guesses) == 16
 
 
 PER_LABEL = ["hinge", "categorical_hinge", "poisson", "kl_divergence", "dice", "mse", "log_cosh", "binary_crossentropy"]
@@ -152,10 +155,51 @@ def per_pixel(activation):
 def test_a_class_for_every_pixel(given):
     model = per_pixel("softmax")
     images, masks = images_and_labels(8)[0], np.random.default_rng(0).integers(0, 3, (8, 10, 10))
-    model.compile(loss=given)
-    expected = model.evaluate(images, masks, batch_size=8, verbose=0)
+    model.compile(loss=given, metrics=["accuracy"])
+    expected, accuracy = model.evaluate(images, masks, batch_size=8, verbose=0)
     loss = resolve_loss(given, model, Sample(images, masks))
     assert float(loss.total(masks, model(images))) / 8 == pytest.approx(expected, rel=1e-5)
+    hits, guesses = map(int, loss.hits(masks, model(images)))
+    assert guesses == 800
+    assert hits / guesses == pytest.approx(accuracy, rel=1e-5)
+
+
+@pytest.mark.parametrize("axis", [True, False])
+def test_one_output_for_every_pixel(axis):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((10, 10, 2)), keras.layers.Conv2D(1, 3, padding="same")])
+    images, masks = images_and_labels(8)[0], np.random.default_rng(0).integers(0, 2, (8, 10, 10))
+    outputs, labels = np.asarray(model(images)), masks[..., None] if axis else masks
+    loss = resolve_loss("binary_crossentropy", model, Sample(images, labels))
+    assert tuple(map(int, loss.hits(labels, outputs))) == (((outputs[..., 0] > 0) == masks).sum(), 800)
+    assert resolve_loss("mse", model, Sample(images, labels.astype("float32"))).labels == "other"
+
+
+def test_what_a_loss_leaves_out_is_no_guess():
+    images, masks = images_and_labels(8)[0], np.random.default_rng(0).integers(0, 3, (8, 10, 10))
+    model = per_pixel(None)
+    right, outputs = np.argmax(model(images), axis=-1) == masks, model(images)
+    out = np.zeros_like(right)
+    out[:, 4:] = True
+    void = np.where(out, 255, masks).astype("uint8")
+    loss = resolve_loss(keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255), model, Sample(images, void))
+    assert tuple(map(int, loss.hits(void, outputs))) == (right[~out].sum(), (~out).sum())
+    assert not loss.told_in_training
+    rows = np.eye(3, dtype="float32")[masks]
+    loss = resolve_loss(keras.losses.CategoricalCrossentropy(True), model, Sample(images, rows))
+    rows[out] = 0
+    loss.check_labels(rows)
+    assert tuple(map(int, loss.hits(rows, outputs))) == (right[~out].sum(), (~out).sum())
+
+
+def test_padding_is_no_guess():
+    words = keras.Input((6,), dtype="int32")
+    x = keras.layers.Embedding(9, 5, mask_zero=True)(words)
+    model = keras.Model(words, keras.layers.Dense(4, activation="softmax")(x))
+    texts, labels = np.array([[1, 2, 0, 0, 0, 0], [3, 4, 5, 0, 0, 0]]), np.arange(12).reshape(2, 6) % 4
+    loss, outputs = resolve_loss(None, model, Sample(texts, labels)), model(texts)
+    right = (np.argmax(outputs, axis=-1) == labels)[texts > 0]
+    assert tuple(map(int, loss.hits(labels, outputs))) == (right.sum(), 5)
 
 
 @pytest.mark.parametrize(("name", "one_hot"), [("sparse_categorical_crossentropy", 0), ("CategoricalCrossentropy", 1)])
@@ -178,7 +222,7 @@ def test_class_numbers_of_pixels_are_checked(given):
     with pytest.raises(DataError, match=r"^expected labels in 0\.\.2, one for each .* got 1\.\.3\.$"):
         resolve_loss(given, per_pixel(None), Sample(images, masks + 1))
     loss = resolve_loss(given, per_pixel(None), Sample(images, masks))
-    assert loss.labels == "other"
+    assert loss.labels == "sparse"
     if not isinstance(given, str):
         masks[0] = 255
         loss.check_labels(masks)
@@ -192,7 +236,9 @@ def test_a_loss_of_ones_own_says_itself_which_class_numbers_it_takes():
         return keras.losses.sparse_categorical_crossentropy(keras.ops.minimum(labels, 2), outputs, from_logits=True)
 
     sample = Sample(images_and_labels(8)[0], np.full((8, 10, 10), 255))
-    resolve_loss(sparse_with_void, per_pixel(None), sample)
+    loss = resolve_loss(sparse_with_void, per_pixel(None), sample)
+    assert loss.labels == "other"
+    assert np.isfinite(loss.total(sample.labels, per_pixel(None)(sample.images)))
 
 
 @pytest.mark.parametrize("size", [(5, 5), (10, 10, 3)])
@@ -218,7 +264,8 @@ def test_classes_of_every_pixel_are_recognised(activation, form):
     labels = {"numbers": masks, "numbers with an axis": masks[..., None], "rows": np.eye(3)[masks]}[form]
     model = per_pixel(activation)
     loss = resolve_loss(None, model, Sample(images, labels))
-    assert loss.labels == "other"
+    assert loss.labels == ("one-hot" if form == "rows" else "sparse")
+    assert int(loss.hits(labels, model(images))[0]) == (np.argmax(model(images), axis=-1) == masks).sum()
     exact = keras.losses.SparseCategoricalCrossentropy(from_logits=activation is None)(masks, model(images))
     np.testing.assert_allclose(float(loss.total(labels, model(images))) / 8, float(exact), rtol=1e-5)
     wrong = labels.copy()
@@ -275,7 +322,8 @@ def test_labels_are_not_stretched_to_the_shape_of_the_outputs(units, given, labe
 def test_losses_whose_labels_have_a_shape_of_their_own_take_them():
     sample = Sample(images_and_labels(3)[0], np.arange(3))
     for given in (keras.losses.CategoricalGeneralizedCrossEntropy(), "circle", lambda a, b: keras.ops.mean(b) + 0 * a):
-        resolve_loss(given, head("softmax"), sample)
+        loss = resolve_loss(given, head("softmax"), sample)
+        assert np.isfinite(loss.total(sample.labels, head("softmax")(sample.images)))
 
 
 @pytest.mark.parametrize("given", ["mse", keras.losses.MeanSquaredError(), keras.losses.MeanSquaredError("sum")])

@@ -307,7 +307,8 @@ def test_the_loss_of_several_outputs_is_the_sum_and_the_accuracy_that_of_the_fir
     cross = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(sample.labels[0], kind)
     square = np.mean((np.asarray(amount) - sample.labels[1]) ** 2)
     assert float(loss.total(sample.labels, (kind, amount))) / 60 == pytest.approx(float(cross) + square, rel=1e-5)
-    assert int(loss.hits(sample.labels, (kind, amount))) == (np.argmax(kind, axis=1) == sample.labels[0]).sum()
+    right = (np.argmax(kind, axis=1) == sample.labels[0]).sum()
+    assert tuple(map(int, loss.hits(sample.labels, (kind, amount)))) == (right, 60)
     sites = find_sites(model, "spatial")
     objective = Objective(mask_model(model, sites), loss, 16, sample)
     masks = np.full(sites.layout.size, 0.7)
@@ -489,6 +490,22 @@ def test_single_frozen_weights_stay_frozen():
     assert has_free_bias(sites.found[0])
     second.bias.trainable = False
     assert not has_free_bias(sites.found[0])
+
+
+@pytest.mark.parametrize("distillation", [0.0, 0.5])
+def test_the_accuracy_of_a_network_for_pixels_is_the_share_that_is_right(distillation):
+    keras.utils.set_random_seed(0)
+    images = np.random.default_rng(0).normal(size=(40, *SIZE)).astype("float32")
+    classes = np.digitize(images.sum(axis=-1), [-1, 1])
+    inputs = keras.Input(SIZE)
+    x = layers.Conv2D(12, 3, padding="same", activation="relu")(inputs)
+    model = keras.Model(inputs, layers.Conv2D(3, 3, padding="same")(x))
+    held_out = images[:10], classes[:10]
+    config = Config(solve=QUICK.solve, fine_tune=FineTuneConfig(epochs=1, distillation=distillation))
+    result = cobla_tf.compress(model, (images[10:], classes[10:]), macs=0.6, validation=held_out, config=config)
+    right = np.argmax(result.model.predict(images[:10], verbose=0), axis=-1) == classes[:10]
+    assert result.report.evaluations["fine-tuned"].accuracy == pytest.approx(right.mean(), abs=1e-6)
+    assert 0 < result.report.history[0]["accuracy"] <= 1
 
 
 def test_masks_of_padding_pass_through_the_factors():
