@@ -11,6 +11,9 @@ import numpy as np
 
 from cobla_tf.errors import ConfigError, DataError, ModelError, inside, out_of_memory
 
+AT_ONCE = 8
+"""Images that a model's first outputs are computed on: outside a graph all layers' outputs are held together."""
+
 
 def parts_of(given: Any) -> tuple[Any, ...]:
     """The arrays, one or several."""
@@ -33,12 +36,20 @@ def forward(model: keras.Model, images: Any, training: bool = False) -> Any:
 
 
 def first_outputs(model: keras.Model, images: Any) -> Any:
-    """`forward` for images (NumPy) of a user's, by which a model that cannot work shows.
+    """`forward` for images (NumPy) of a user's, by which a model that cannot work shows; a few at a time.
 
     Raises:
         ModelError: it cannot compute on them, or gives no output that has a row for each.
     """
     count, batch = len(parts_of(images)[0]), model.inputs[0].shape[0]
+    step = count if batch else AT_ONCE
+    batches = (each(lambda part, i=i: part[i : i + step], images) for i in range(0, count, step))
+    parts = [parts_of(_outputs(model, few, batch)) for few in batches]
+    return joined([keras.ops.concatenate(some) if some[0].shape else some[0] for some in zip(*parts, strict=True)])
+
+
+def _outputs(model: keras.Model, images: Any, batch: int | None) -> Any:
+    count = len(parts_of(images)[0])
     only = f"it is made for batches of exactly {batch}: rebuild it without batch_size" if batch else ""
     try:
         outputs = forward(model, cast(model, images))
@@ -46,7 +57,7 @@ def first_outputs(model: keras.Model, images: Any) -> Any:
         if out_of_memory(error):
             raise
         raise ModelError(
-            f"the model cannot compute on the first {count} images ({inside(error)}); "
+            f"the model cannot compute on the first images ({inside(error)}); "
             f"{only or 'give it such values and types as its layers take'}."
         ) from error
     rows = [size for part in parts_of(outputs) for size in part.shape[:1]]

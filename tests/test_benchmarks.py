@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -120,6 +121,13 @@ def test_the_cost_of_a_gradient_is_measured_in_turn(tmp_path):
     text, costs = smoke("gradients", tmp_path / "costs.json")
     assert {cost["scheme"] for cost in costs} == {"spatial", "channel"}
     for cost in costs:
-        assert set(cost["seconds"]) == {"forward", "loss", "training", "gradient"}
+        assert set(cost["seconds"]) == {"forward", "loss", "training", "gradient", "feeding"}
         assert all(len(times) == 2 and min(times) > 0 for times in cost["seconds"].values())
     assert "largest median ratio" in text
+
+
+def test_the_forms_of_a_convolution_are_timed_in_turn(tmp_path):
+    text, costs = smoke("convolutions", tmp_path / "costs.json")
+    assert {cost["form"] for cost in costs} == {"as it is", "matrices", "channels first", "bfloat16", "XLA"}
+    assert all(cost["failure"] or cost["milliseconds"] > 0 for cost in costs)
+    assert re.search(r"NIN 3x3 +2 +\d", text)

@@ -11,7 +11,7 @@ import cobla_tf
 from cobla_tf import reading
 from cobla_tf.calls import record_calls
 from cobla_tf.config import GRADIENTS, Config, FineTuneConfig, SolveConfig
-from cobla_tf.elements import form_of, output_names
+from cobla_tf.elements import AT_ONCE, first_outputs, form_of, output_names
 from cobla_tf.errors import ConfigError, DataError, ModelError
 from cobla_tf.examples import Sample
 from cobla_tf.finetune import train
@@ -505,7 +505,24 @@ def test_the_accuracy_of_a_network_for_pixels_is_the_share_that_is_right(distill
     result = cobla_tf.compress(model, (images[10:], classes[10:]), macs=0.6, validation=held_out, config=config)
     right = np.argmax(result.model.predict(images[:10], verbose=0), axis=-1) == classes[:10]
     assert result.report.evaluations["fine-tuned"].accuracy == pytest.approx(right.mean(), abs=1e-6)
-    assert 0 < result.report.history[0]["accuracy"] <= 1
+    assert 0 < result.report.fine_tuning[0]["accuracy"] <= 1
+
+
+def test_outputs_outside_a_graph_are_of_a_few_images_at_a_time():
+    seen = []
+
+    class Seen(layers.Layer):
+        def call(self, x):
+            seen.append(x.shape[0])
+            return x
+
+    images = keras.Input((4,))
+    model = keras.Model(images, layers.Dense(3)(Seen()(images)))
+    seen.clear()
+    values = np.random.default_rng(0).normal(size=(2 * AT_ONCE + 1, 4)).astype("float32")
+    outputs = first_outputs(model, values)
+    assert seen == [AT_ONCE, AT_ONCE, 1]
+    np.testing.assert_allclose(outputs, model(values), rtol=1e-6)
 
 
 def test_masks_of_padding_pass_through_the_factors():
@@ -713,7 +730,7 @@ def head1d(x):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (unknown_word, r"cannot compute on the first 2 images \(InvalidArgumentError in Embedding: .* 99 is not in"),
+        (unknown_word, r"cannot compute on the first images \(InvalidArgumentError in Embedding: .* 99 is not in"),
         (stateful, r"cannot compute on .* in LSTM: If an RNN is stateful.*batches of exactly 4: rebuild it without"),
         (whole_numbers, r"cannot compute on .* in Conv2D: Incompatible type .* uint8 .*types as its layers take"),
         (fixed_batch, r"gives 4 rows of output for 2 images, .* made for batches of exactly 4"),

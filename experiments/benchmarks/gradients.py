@@ -1,8 +1,8 @@
 """What a loss and a mask gradient cost, against the original network's own loss and kernel gradients.
 
-python -m cobla_tf.experiments.benchmarks.gradients times, for every network and scheme, four things in turn on the
+python -m cobla_tf.experiments.benchmarks.gradients times, for every network and scheme, five things in turn on the
 same images, in the same batches and fed the same way: forward pass and training step of the original, loss and gradient
-by the masks of ours.
+by the masks of ours, and the feeding alone, which is what a gradient can wait for its images at the most.
 The kernels' way from masks and back is gone once an evaluation: the more batches in one, the less it weighs.
 """
 
@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,12 +35,12 @@ from cobla_tf.terminal import run_with_flags
 
 MOST = 1.05
 """Ours over the original's, both for the loss and for the gradient."""
-NETWORKS = {"nin_cifar10": 128, "squeezenet_v1.1": 64, "vgg16": 8, "resnet50": 8, "digits_cnn": 64}
-"""Images a batch: 32 of ResNet-50 take more than 23 GiB."""
+NETWORKS = {"nin_cifar10": 128, "squeezenet_v1.1": 64, "vgg16": 16, "resnet50": 32, "digits_cnn": 64}
+"""Images a batch."""
 
 _NETWORKS = flags.DEFINE_list("networks", ["nin_cifar10", "squeezenet_v1.1", "vgg16", "resnet50"], "Which of them.")
 _BATCHES = flags.DEFINE_integer("batches", 8, "An evaluation.", 1)
-_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Of all four, in turn.", 1)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Of all five, in turn.", 1)
 _PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "Of our products; the original's are float32.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; none by default.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "The network for the digits, twice.")
@@ -52,7 +53,7 @@ class Cost:
     Attributes:
         network, scheme, precision: what was timed.
         images: an evaluation.
-        seconds: by 'forward', 'training' (the original's) and 'loss', 'gradient' (ours).
+        seconds: by 'forward', 'training' (the original's), 'loss', 'gradient' (ours) and 'feeding'.
     """
 
     network: str
@@ -96,9 +97,9 @@ def _sample(model: keras.Model, images: int) -> Sample:
 def _evaluations(
     model: keras.Model, sites: Sites, sample: Sample, batch_size: int, precision: str
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    loss = resolve_loss(None, model, sample)
+    loss = resolve_loss(None, model, sample.probe())
     forward, training = _original_steps(model, [site.layer.kernel.value for site in sites.found], loss)
-    objective = Objective(mask_model(model, sites), loss, batch_size, sample, precision)
+    objective = Objective(mask_model(model, sites), loss, batch_size, sample.probe(), precision)
     masks = np.full(sites.layout.size, 0.9)
 
     def original(step: Callable) -> float:
@@ -110,6 +111,7 @@ def _evaluations(
     yield "loss", lambda: objective.value(masks, sample)
     yield "training", lambda: original(training)
     yield "gradient", lambda: objective.gradient(masks, sample)
+    yield "feeding", lambda: deque(tensors(model, sample, batch_size), maxlen=0)
 
 
 def _original_steps(model: keras.Model, kernels: list[tf.Variable], loss: Loss) -> tuple[Callable, Callable]:
@@ -141,8 +143,10 @@ def table(costs: list[Cost]) -> str:
         milliseconds = 1000 * statistics.median(cost.seconds["gradient"]) / cost.images
         pairs = [cost.ratios("loss", "forward"), cost.ratios("gradient", "training")]
         spread = [f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in pairs]
-        rows.append([cost.network, cost.scheme, cost.precision, cost.images, f"{milliseconds:.1f}", *spread])
+        fed = f"{100 * statistics.median(cost.ratios('feeding', 'gradient')):.1f} %"
+        rows.append([cost.network, cost.scheme, cost.precision, cost.images, f"{milliseconds:.1f}", *spread, fed])
     head = ["network", "scheme", "precision", "images", "ms / image", "loss / forward", "gradient / training step"]
+    head += ["feeding / gradient"]
     return tabulate(rows, head, disable_numparse=True)
 
 
