@@ -5,12 +5,10 @@ training the network in batches of the same size, which a process of its own doe
 """
 
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 from absl import flags, logging
-from cobla_tf.experiments.memory import peak_bytes
+from cobla_tf.experiments.memory import alone, peak_bytes, training_bytes
 
 import cobla_tf
 from cobla_tf.models import load_model
@@ -28,22 +26,15 @@ def make_data(size: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(scale=50.0, size=(size, 224, 224, 3)).astype(np.float32), rng.integers(0, 1000, size)
 
 
-def training_bytes(batch_size: int) -> int:
-    """The most that this process held after two steps of SGD with momentum."""
-    import keras
-
-    model = load_model("vgg16", will_train=True)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(1e-4, momentum=0.9), loss)
-    model.fit(*make_data(2 * batch_size), batch_size=batch_size, verbose=0)
-    return peak_bytes()
+def trained(batch_size: int) -> int:
+    """Bytes that two steps of training take."""
+    return training_bytes(load_model("vgg16", will_train=True), *make_data(2 * batch_size), batch_size)
 
 
 def main(argv: list[str]) -> None:
     """Compress, and print what it took; the accuracies of random weights mean nothing."""
     del argv
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        training = alone.submit(training_bytes, _BATCH_SIZE.value).result()
+    training = alone(trained, _BATCH_SIZE.value)
     images, labels = make_data(IMAGES)
     solve = cobla_tf.SolveConfig(sample_fraction=1.0, iterations=3, draws=2, refine_iterations=1)
     config = cobla_tf.Config(solve=solve, batch_size=_BATCH_SIZE.value)

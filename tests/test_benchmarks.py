@@ -14,8 +14,9 @@ from cobla_tf.experiments.benchmarks.s2mpj_problems import LinearProblem, Meter,
 from cobla_tf.qp import KKT_TOLERANCE, solve
 
 
-def smoke(name, output):
-    command = [sys.executable, "-m", f"cobla_tf.experiments.benchmarks.{name}", "--smoke", f"--output={output}"]
+def smoke(name, output, *further):
+    module = f"cobla_tf.experiments.benchmarks.{name}"
+    command = [sys.executable, "-m", module, "--smoke", f"--output={output}", *further]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -118,7 +119,9 @@ def test_the_defaults_are_tried_at_several_sizes():
 
 
 def test_the_cost_of_a_gradient_is_measured_in_turn(tmp_path):
-    text, costs = smoke("gradients", tmp_path / "costs.json")
+    text, record = smoke("gradients", tmp_path / "costs.json", "--nomemory")
+    costs = record["costs"]
+    assert len(record["help_seconds"]) == 2
     assert {cost["scheme"] for cost in costs} == {"spatial", "channel"}
     for cost in costs:
         assert set(cost["seconds"]) == {"forward", "loss", "training", "gradient", "feeding"}

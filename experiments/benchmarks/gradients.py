@@ -4,14 +4,17 @@ python -m cobla_tf.experiments.benchmarks.gradients times, for every network and
 same images, in the same batches and fed the same way: forward pass and training step of the original, loss and gradient
 by the masks of ours, and the feeding alone, which is what a gradient can wait for its images at the most.
 The kernels' way from masks and back is gone once an evaluation: the more batches in one, the less it weighs.
+The most memory that a gradient takes is compared with that of a training step, in processes of their own; and the time
+to `--help` is told.
 """
 
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from cobla_tf.experiments.memory import alone, peak_bytes, training_bytes
 from tabulate import tabulate
 
 from cobla_tf.config import SCHEMES
@@ -29,7 +33,7 @@ from cobla_tf.losses import resolve_loss
 from cobla_tf.models import load_model
 from cobla_tf.objective import Objective, one_behind, tensors
 from cobla_tf.precision import products_in, resolve_precision
-from cobla_tf.sites import Sites, find_sites
+from cobla_tf.sites import find_sites
 from cobla_tf.surgery import mask_model
 from cobla_tf.terminal import run_with_flags
 
@@ -37,12 +41,15 @@ MOST = 1.05
 """Ours over the original's, both for the loss and for the gradient."""
 NETWORKS = {"nin_cifar10": 128, "squeezenet_v1.1": 64, "vgg16": 16, "resnet50": 32, "digits_cnn": 64}
 """Images a batch."""
+BATCHES = 2
+"""Of the training and the gradient whose memory is told."""
 
 _NETWORKS = flags.DEFINE_list("networks", ["nin_cifar10", "squeezenet_v1.1", "vgg16", "resnet50"], "Which of them.")
 _BATCHES = flags.DEFINE_integer("batches", 8, "An evaluation.", 1)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Of all five, in turn.", 1)
 _PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "Of our products; the original's are float32.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; none by default.")
+_MEMORY = flags.DEFINE_bool("memory", True, "Tell the memory, too.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "The network for the digits, twice.")
 
 
@@ -53,6 +60,7 @@ class Cost:
     Attributes:
         network, scheme, precision: what was timed.
         images: an evaluation.
+        bytes: that processes of their own took, by 'training' and 'gradient'; none where they were not asked for.
         seconds: by 'forward', 'training' (the original's), 'loss', 'gradient' (ours) and 'feeding'.
     """
 
@@ -60,6 +68,7 @@ class Cost:
     scheme: str
     precision: str
     images: int
+    bytes: dict[str, int]
     seconds: dict[str, list[float]]
 
     def ratios(self, ours: str, original: str) -> list[float]:
@@ -67,25 +76,37 @@ class Cost:
         return [a / b for a, b in zip(self.seconds[ours], self.seconds[original], strict=True)]
 
 
-def measure(network: str, scheme: str, precision: str, batches: int, repetitions: int) -> Cost:
-    """Time one network; every evaluation runs once before, to be traced."""
-    batch_size = NETWORKS[network]
-    model = load_resnet() if network == "resnet50" else load_model(network, will_train=True)
-    sample = _sample(model, batches * batch_size)
-    sites = find_sites(model, scheme, ("whitening",) if network == "nin_cifar10" else ())
-    runs = dict(_evaluations(model, sites, sample, batch_size, precision))
+def measure(network: str, scheme: str, precision: str, batches: int, repetitions: int, memory: bool) -> Cost:
+    """Measure one network; every evaluation runs once before it is timed, to be traced."""
+    took = {}
+    if memory:
+        took = {"training": alone(_training_bytes, network), "gradient": alone(_bytes, network, scheme, precision)}
+    runs, images = _evaluations(network, scheme, precision, batches)
     for run in runs.values():
         run()
     seconds = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
             seconds[name].append(_timed(run))
-    return Cost(network, scheme, precision, sample.size, seconds)
+    return Cost(network, scheme, precision, images, took, seconds)
 
 
-def load_resnet() -> keras.Model:
-    """ResNet-50 of Keras with random weights, 224 x 224, logits out."""
-    return keras.applications.ResNet50(weights=None, classifier_activation=None)
+def _training_bytes(network: str) -> int:
+    model = _load(network)
+    sample = _sample(model, BATCHES * NETWORKS[network])
+    return training_bytes(model, sample.images, sample.labels, NETWORKS[network])
+
+
+def _bytes(network: str, scheme: str, precision: str) -> int:
+    _evaluations(network, scheme, precision, BATCHES)[0]["gradient"]()
+    return peak_bytes()
+
+
+def _load(network: str) -> keras.Model:
+    """One of the package's, or ResNet-50 of Keras with random weights, 224 x 224, logits out."""
+    if network == "resnet50":
+        return keras.applications.ResNet50(weights=None, classifier_activation=None)
+    return load_model(network, will_train=True)
 
 
 def _sample(model: keras.Model, images: int) -> Sample:
@@ -95,8 +116,12 @@ def _sample(model: keras.Model, images: int) -> Sample:
 
 
 def _evaluations(
-    model: keras.Model, sites: Sites, sample: Sample, batch_size: int, precision: str
-) -> Iterator[tuple[str, Callable[[], object]]]:
+    network: str, scheme: str, precision: str, batches: int
+) -> tuple[dict[str, Callable[[], object]], int]:
+    """All that is timed, by name, and the number of images."""
+    model, batch_size = _load(network), NETWORKS[network]
+    sample = _sample(model, batches * batch_size)
+    sites = find_sites(model, scheme, ("whitening",) if network == "nin_cifar10" else ())
     loss = resolve_loss(None, model, sample.probe())
     forward, training = _original_steps(model, [site.layer.kernel.value for site in sites.found], loss)
     objective = Objective(mask_model(model, sites), loss, batch_size, sample.probe(), precision)
@@ -107,11 +132,14 @@ def _evaluations(
             losses = (step(*batch)[0] for batch in tensors(model, sample, batch_size))
             return sum(map(float, one_behind(losses)))
 
-    yield "forward", lambda: original(forward)
-    yield "loss", lambda: objective.value(masks, sample)
-    yield "training", lambda: original(training)
-    yield "gradient", lambda: objective.gradient(masks, sample)
-    yield "feeding", lambda: deque(tensors(model, sample, batch_size), maxlen=0)
+    runs = {
+        "forward": lambda: original(forward),
+        "loss": lambda: objective.value(masks, sample),
+        "training": lambda: original(training),
+        "gradient": lambda: objective.gradient(masks, sample),
+        "feeding": lambda: deque(tensors(model, sample, batch_size), maxlen=0),
+    }
+    return runs, sample.size
 
 
 def _original_steps(model: keras.Model, kernels: list[tf.Variable], loss: Loss) -> tuple[Callable, Callable]:
@@ -136,6 +164,10 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def _help() -> None:
+    subprocess.run([sys.executable, "-m", "cobla_tf.main", "--help"], capture_output=True, check=False)
+
+
 def table(costs: list[Cost]) -> str:
     """Medians, and least to largest ratio, one line a network, scheme and precision."""
     rows = []
@@ -143,10 +175,11 @@ def table(costs: list[Cost]) -> str:
         milliseconds = 1000 * statistics.median(cost.seconds["gradient"]) / cost.images
         pairs = [cost.ratios("loss", "forward"), cost.ratios("gradient", "training")]
         spread = [f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in pairs]
+        took = f"{cost.bytes['gradient'] / cost.bytes['training']:.2f}" if cost.bytes else "-"
         fed = f"{100 * statistics.median(cost.ratios('feeding', 'gradient')):.1f} %"
-        rows.append([cost.network, cost.scheme, cost.precision, cost.images, f"{milliseconds:.1f}", *spread, fed])
+        rows.append([cost.network, cost.scheme, cost.precision, cost.images, f"{milliseconds:.1f}", *spread, fed, took])
     head = ["network", "scheme", "precision", "images", "ms / image", "loss / forward", "gradient / training step"]
-    head += ["feeding / gradient"]
+    head += ["feeding / gradient", "memory / training's"]
     return tabulate(rows, head, disable_numparse=True)
 
 
@@ -161,13 +194,17 @@ def main(argv: list[str]) -> int:
     costs = []
     for network in networks:
         for scheme in SCHEMES:
-            costs += [measure(network, scheme, precision, batches, repetitions) for precision in precisions]
+            for precision in precisions:
+                costs.append(measure(network, scheme, precision, batches, repetitions, _MEMORY.value))
             keras.backend.clear_session()
     print(table(costs))
     medians = [statistics.median(c.ratios(*p)) for c in costs for p in (("loss", "forward"), ("gradient", "training"))]
     print(f"\nlargest median ratio: {max(medians):.2f} (at most {MOST} wanted)")
+    started = [_timed(_help) for _ in range(repetitions)]
+    print(f"`--help` takes {statistics.median(started):.2f} s ({min(started):.2f} to {max(started):.2f})")
     if _OUTPUT.value:
-        Path(_OUTPUT.value).write_text(json.dumps([asdict(cost) for cost in costs], indent=1), encoding="utf-8")
+        record = {"costs": [asdict(cost) for cost in costs], "help_seconds": started}
+        Path(_OUTPUT.value).write_text(json.dumps(record, indent=1), encoding="utf-8")
     return int(max(medians) > MOST and not _SMOKE.value)
 
 
