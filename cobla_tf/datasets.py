@@ -15,6 +15,7 @@ from cobla_tf.errors import DataError, without_operation
 from cobla_tf.examples import Stream
 from cobla_tf.image_source import EncodedSplit, ImageSource, folder_source, shown
 from cobla_tf.preprocessing import check_preprocessing, preprocess
+from cobla_tf.progress import bar, doing
 from cobla_tf.reading import IN_MEMORY_LIMIT, UNREADABLE
 from cobla_tf.tfds_source import tfds_names, tfds_source
 
@@ -175,10 +176,12 @@ def _arrays(split: EncodedSplit, decoding: Decoding, origin: str) -> Arrays:
     images = np.empty((split.count, *decoding.shape), decoding.dtype)
     labels = np.empty(split.count, np.int64)
     filled = 0
-    for pixels, classes in _readable(split, decoding, origin):
-        rows = slice(filled, filled + len(classes))
-        images[rows], labels[rows] = preprocess(pixels, decoding.preprocessing), classes
-        filled = rows.stop
+    with doing("reading"), bar(None, split.count, "images") as read:
+        for pixels, classes in _readable(split, decoding, origin):
+            rows = slice(filled, filled + len(classes))
+            images[rows], labels[rows] = preprocess(pixels, decoding.preprocessing), classes
+            filled = rows.stop
+            read.update(len(classes))
     return images, labels
 
 

@@ -15,6 +15,7 @@ from cobla_tf.errors import ConfigError
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.graph import of_keras
 from cobla_tf.loss import Loss, LossSum, like
+from cobla_tf.progress import bar, doing
 
 CROSS_ENTROPY = "categorical_crossentropy"
 MOST_FOR_ACCURACY = 0.5
@@ -95,7 +96,9 @@ def softened(
         chosen = dataclasses.replace(chosen, function=function, description=told)
     if isinstance(examples, Stream):
         return examples.mapped(lambda images, labels: (images, mixed(images, labels)), batch_size), chosen
-    targets = [np.asarray(mixed(cast(teacher, images), labels)) for images, labels in examples.batches(batch_size)]
+    with doing("outputs of the original"):
+        batches = bar(examples.batches(batch_size), -(-examples.size // batch_size), "batches")
+        targets = [np.asarray(mixed(cast(teacher, images), labels)) for images, labels in batches]
     return Sample(examples.images, np.concatenate(targets)), chosen
 
 

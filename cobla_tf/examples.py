@@ -10,6 +10,7 @@ import numpy as np
 from cobla_tf.digest import digest
 from cobla_tf.elements import each, parts_of
 from cobla_tf.errors import DataError
+from cobla_tf.progress import bar
 
 Array = np.ndarray
 Arrays = Array | tuple[Array, ...]
@@ -208,7 +209,7 @@ class Stream:
         first, count = next(self._endless), min(count, self.size)
         held = Sample(*(each(lambda part: np.empty((count, *np.shape(part)), part.dtype), one) for one in first))
         _place(held, 0, first)
-        for i in range(1, count):
+        for i in bar(range(1, count), count - 1, "images drawn"):
             _place(held, i, next(self._endless))
         return held
 

@@ -15,6 +15,7 @@ from cobla_tf.export_comparison import ExportCheck
 from cobla_tf.export_formats import FILE_NAMES, WRITERS, Source, plain
 from cobla_tf.files import check_writable, replace_with
 from cobla_tf.fresh_process import one_line
+from cobla_tf.progress import bar
 from cobla_tf.quiet import quiet
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def export_model(
 
 def _write_all(source: Source, folder: Path, formats: Sequence[str]) -> Exports:
     exports = Exports()
-    for name in (name for name in EXPORTS if name in formats):
+    wanted = [name for name in EXPORTS if name in formats]
+    for name in bar(wanted, len(wanted), "formats"):
         try:
             exports.files[name], note = _write(source, folder, name)
             if note:

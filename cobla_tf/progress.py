@@ -26,8 +26,8 @@ def doing(what: str) -> Iterator[None]:
         _WHAT.reset(token)
 
 
-def bar(steps: Iterable[Step] | None, total: int, unit: str) -> "tqdm[Step]":
-    """The same steps; a bar tells how many of them are done, how many a second, and the time left.
+def bar(steps: Iterable[Step] | None, total: int | None, unit: str) -> "tqdm[Step]":
+    """The same steps; a bar tells how many of them are done, how many a second, and, of a `total`, the time left.
 
     Without steps each is told by `update()`, and the end by `close()`.
     """

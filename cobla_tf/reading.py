@@ -12,6 +12,7 @@ from absl import logging
 from cobla_tf.elements import Form, each, is_of, joined, parts_of, rows_not_finite
 from cobla_tf.errors import DataError
 from cobla_tf.examples import Batch, Examples, Sample, Stream
+from cobla_tf.progress import bar
 from cobla_tf.texts import counted
 
 IN_MEMORY_LIMIT = 2**30
@@ -141,7 +142,8 @@ def _keep(dataset: Any, name: str) -> Examples:
     """Read into memory until the limit; beyond it count on without keeping."""
     parts: list[Batch] = []
     held, count = 0, 0
-    for images, labels in dataset.as_numpy_iterator():
+    batches = int(dataset.cardinality())
+    for images, labels in bar(dataset.as_numpy_iterator(), batches if batches > 0 else None, f"batches of {name}"):
         if not _match(images, labels):
             raise DataError(
                 f"expected batches, got images and labels of shapes {_shapes(Sample(images, labels))}; batch it."
