@@ -122,9 +122,10 @@ class Curve:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Exports that could not be made or trusted, and why, over all points."""
+        """Points that failed, and exports that could not be made or trusted, over all points, and why."""
         reports = {point.name: point.report for point in self.points if point.report}
-        return {f"{point}: {what}": why for point, report in reports.items() for what, why in report.failures.items()}
+        exports = {f"{name}: {what}": why for name, report in reports.items() for what, why in report.failures.items()}
+        return {point.name: point.failure for point in self.points if point.broken} | exports
 
     def dominated(self) -> list[bool]:
         """Whether another point is at least as good in accuracy and in every resource, and better in one of them."""

@@ -161,7 +161,8 @@ flags.DEFINE_bool(
 def run(argv: list[str] | None = None) -> None:
     """Entry point: parse, compress, print.
 
-    Exits with 0, 1 (export failed), 2 (bad input), 3 (another worker is gone), 130 or 143 (stopped).
+    Exits with 0, 1 (an export or a point of a sweep failed), 2 (bad input), 3 (another worker is gone), 130 or 143
+    (stopped).
     """
     run_with_flags("cobla_tf", main, _complete(sys.argv if argv is None else argv))
 

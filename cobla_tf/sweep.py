@@ -30,7 +30,7 @@ from cobla_tf.resources import check_resources
 from cobla_tf.selection import COBLA, takes_budgets
 from cobla_tf.solution import WarmStart
 from cobla_tf.speed import time_together
-from cobla_tf.unfinished import held, removed_together
+from cobla_tf.unfinished import Unfinished, held, removed_together
 
 OF_A_POINT = (*FILE_NAMES.values(), NAMES["report page"], NAMES["report data"])
 """Files in a point's folder that could pass for its own where it has none."""
@@ -91,6 +91,8 @@ def pareto(
             _write(curve, config.output_dir)
             for note in left_from_before(config.output_dir, OF_A_POINT, {}):
                 logging.warning("%s; those of this sweep lie in the folders of its points", note)
+            for name in [point.name for point in curve if point.broken]:
+                logging.warning("%s: the same call tries again, and has the others from what is kept of them", name)
     return curve
 
 
@@ -139,9 +141,10 @@ class _Sweep:
             result = compress(self.model, method=method, budgets=budgets, warm=warm, config=config, **self.shared)
         except (BudgetError, SolverError) as error:
             logging.warning("%s: %s", point.name, error)
+            broken = not isinstance(error, BudgetError)
+            Unfinished(None).end(complete=not broken)  # whether it had come to files of its own or not
             stale = [] if config.output_dir is None else left_from_before(config.output_dir, OF_A_POINT, {})
-            failure, broken = "; ".join([str(error), *stale]), not isinstance(error, BudgetError)
-            return dataclasses.replace(point, failure=failure, broken=broken), warm
+            return dataclasses.replace(point, failure="; ".join([str(error), *stale]), broken=broken), warm
         met = dataclasses.replace(point, report=result.report, model=result.model)
         if self.shared.get("scheme") == AUTO:  # other budgets, other schemes: its masks mean other terms
             return met, None

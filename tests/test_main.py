@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from networks import small_cnn
 
+from cobla_tf import sweep
 from cobla_tf.config import Config
+from cobla_tf.errors import SolverError
 from cobla_tf.files import at_home
 from cobla_tf.job import Job
 from cobla_tf.terminal import run_with_arguments
@@ -193,6 +195,21 @@ def test_a_sweep_prints_and_writes_its_curve(tmp_path, command, refused):
     assert [row.split(",")[:2] for row in rows[1:]] == [[m, b] for m in ("pos_cvx", "uniform") for b in ("0.6", "0.4")]
     assert "pos_cvx" in out and not (tmp_path / "cobla_out" / "unfinished").exists()
     assert "--budgets cannot go with --sweep" in refused("--sweep=0.4", "--budgets=latency=2")
+
+
+def test_a_point_that_failed_ends_a_sweep_with_1_and_keeps_the_training_before_it(tmp_path, command, monkeypatch):
+    compress = sweep.compress
+
+    def failing(*arguments, budgets, **options):
+        if budgets["macs"] == 0.4:
+            raise SolverError("no use")
+        return compress(*arguments, budgets=budgets, **options)
+
+    monkeypatch.setattr(sweep, "compress", failing)
+    code, out, _ = command("--sweep=0.4,0.6", "--pretrain_epochs=1", "--method=uniform", "--epochs=0", "--exports=")
+    assert code == 1
+    assert "uniform_macs0.4_params0.4: no use" in out
+    assert list((tmp_path / "cobla_out" / "unfinished").glob("pretraining-*"))
 
 
 PRINTING = """

@@ -14,6 +14,7 @@ from test_compress import trained
 
 import cobla_tf
 from cobla_tf import runtimes
+from cobla_tf.compression import Compression
 from cobla_tf.config import Config, SolveConfig
 from cobla_tf.curve import Curve, Point
 from cobla_tf.curve_figure import curve_figure
@@ -202,6 +203,40 @@ def test_an_interrupted_sweep_goes_on_where_it_was(model, tmp_path, monkeypatch)
     assert not list((tmp_path / "killed").rglob("unfinished"))
 
 
+def test_a_sweep_with_a_point_that_failed_is_gone_on_with(model, tmp_path, monkeypatch):
+    rebuild, gradient, done = Compression._rebuild, Objective.gradient, []
+
+    def failing(compression, solution):
+        if compression.asked["budgets"]["macs"] == 0.4:
+            raise SolverError("no use")
+        return rebuild(compression, solution)
+
+    monkeypatch.setattr(Objective, "gradient", lambda *given: done.append(1) or gradient(*given))
+    config = dataclasses.replace(QUICK, output_dir=tmp_path, exports=())
+    with monkeypatch.context() as patch:
+        patch.setattr(Compression, "_rebuild", failing)
+        curve = cobla_tf.pareto(model, DATA, validation=TEST, config=config, macs=[0.6, 0.4])
+    assert [point.outcome for point in curve] == ["met", "failed"] and curve.failures == {"cobla_macs0.4": "no use"}
+    assert done and len(list(tmp_path.rglob("solve-*.journal"))) == 2
+    done.clear()
+    again = cobla_tf.pareto(model, DATA, validation=TEST, config=config, macs=[0.6, 0.4])
+    assert [point.outcome for point in again] == ["met", "met"] and not again.failures
+    assert not done and again[0].result == curve[0].result
+    assert not list(tmp_path.rglob("unfinished"))
+
+
+def test_a_point_that_failed_before_it_had_files_keeps_those_of_others(model, tmp_path, monkeypatch):
+    def compress(*arguments, budgets, **options):
+        if budgets["macs"] == 0.4:
+            raise SolverError("the licence is gone")
+        return cobla_tf.compress(*arguments, budgets=budgets, **options)
+
+    monkeypatch.setattr("cobla_tf.sweep.compress", compress)
+    config = dataclasses.replace(QUICK, output_dir=tmp_path, exports=())
+    cobla_tf.pareto(model, DATA, validation=TEST, config=config, macs=[0.6, 0.4], methods=["uniform"])
+    assert [path.parent.parent.name for path in tmp_path.rglob("solve-*.journal")] == ["uniform_macs0.6"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -257,9 +292,9 @@ def test_a_point_that_no_program_solves_is_marked_and_the_rest_goes_on(model, tm
     curve = cobla_tf.pareto(model, DATA, validation=TEST, config=config, macs=[0.6, 0.5, 0.4], methods=("uniform",))
     assert [point.outcome for point in curve.points] == ["met", "failed", "met"]
     assert curve.points[1].failure == "no use; report.html is of an earlier run in the same folder"
-    assert said[1:] == [
-        "compressed.keras is of an earlier run in the same folder; those of this sweep lie in the folders of its points"
-    ]
+    stale, failed = said[1:]
+    assert stale.startswith("compressed.keras is of an earlier run in the same folder; those of this sweep lie in the ")
+    assert failed == "uniform_macs0.5: the same call tries again, and has the others from what is kept of them"
 
 
 def test_a_missing_solver_is_told_before_the_first_point(model, monkeypatch):
