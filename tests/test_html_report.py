@@ -102,6 +102,14 @@ def test_no_line_breaks_before_a_per_cent_sign():
     assert shares and set(shares) <= set(Page(html_page(report)).texts)
 
 
+def test_what_is_copied_from_the_page_is_as_it_was_given():
+    odd = "run 50 % & <b>.keras"
+    command, path = f"python -m cobla_tf.main '--model={odd}'", f"out/{odd}"
+    texts = Page(html_page(full_report(command=command, config={odd: odd}, files={"keras": path}))).texts
+    assert {command, path} <= set(texts)
+    assert texts.count(odd) == 2
+
+
 def test_labels_of_small_values_have_no_exponent():
     labels = [tick.text for tick in line_chart("", {"a": [0, 1.3e-4]}).y_ticks]
     assert labels == ["0", "0.00003", "0.00006", "0.00009", "0.00012"]

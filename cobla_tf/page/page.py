@@ -113,7 +113,11 @@ def sentence(text: str) -> str:
 
 
 def _unbroken(value: Any) -> Any:
-    """A text in which no line breaks between a number and its per cent sign; ready-made HTML stays as it is."""
+    """A text in which no line breaks between a number and its per cent sign.
+
+    Ready-made HTML stays as it is, and with it what the template escapes itself: commands, paths and settings, to be
+    copied.
+    """
     return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", value) if type(value) is str else value
 
 
