@@ -74,16 +74,16 @@ def make_plan(
     dataset: Any,
     *,
     budgets: Budgets,
-    resources: Sequence[Resource],
-    scheme: str,
-    exclude: Sequence[str],
-    layers: str | Sequence[str] = LAYERS[:1],
-    validation: Any,
-    loss: Any,
     config: Config,
+    resources: Sequence[Resource] = (),
+    scheme: str = "spatial",
+    exclude: Sequence[str] = (),
+    layers: str | Sequence[str] = LAYERS[:1],
+    validation: Any = None,
+    loss: Any = None,
     method: str | Method = COBLA,
 ) -> Plan:
-    """Check all input, cheapest first; the arguments are those of compress(), with all budgets in one mapping.
+    """Check all input, cheapest first; arguments and defaults are those of compress(), all budgets in one mapping.
 
     Raises:
         CoblaError: see there.

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from absl import logging
 
-from cobla_tf.budgets import check_budgets, merge_budgets
+from cobla_tf.budgets import check_budgets, merge_budgets, resolve_limits
 from cobla_tf.cluster import own_config
 from cobla_tf.config import AUTO, RANK_METHODS, Config, as_config
 from cobla_tf.curve import FILES, Curve, Point
@@ -22,7 +22,9 @@ from cobla_tf.files import replace_with
 from cobla_tf.graph import check_model
 from cobla_tf.notes import left_from_before
 from cobla_tf.pipeline import compress
+from cobla_tf.plan import make_plan
 from cobla_tf.plots import save_png
+from cobla_tf.progress import doing
 from cobla_tf.qp import resolve_solver
 from cobla_tf.reading import as_examples
 from cobla_tf.report_files import NAMES
@@ -64,7 +66,8 @@ def pareto(
         **options: scheme, layers, exclude, resources and loss, as for `compress`.
 
     Returns:
-        a point for every budget and method; one that cannot be met says why.
+        a point for every budget and method; one that cannot be met says why, and the log before the first solve (with
+        the scheme "auto" at its turn).
 
     Raises:
         CoblaError: bad input, or no budget that can be met.
@@ -84,7 +87,8 @@ def pareto(
         **options,
     }
     with held(config.output_dir), removed_together():
-        curve = _curve(_Sweep(model, config, shared), methods, asked)
+        refusals = _refusals(model, methods, asked, config, shared)
+        curve = _curve(_Sweep(model, config, shared, asked, refusals), methods)
         if config.benchmark:
             curve = _timed(curve, model, shared["dataset"].probe().images)
         if config.output_dir is not None:
@@ -96,8 +100,28 @@ def pareto(
     return curve
 
 
-def _curve(sweep: "_Sweep", methods: Sequence[str], asked: Sequence[Budgets]) -> Curve:
-    points = tuple(point for method in methods for point in sweep.run(method, asked))
+def _refusals(
+    model: keras.Model, methods: Sequence[str], asked: Sequence[Budgets], config: Config, shared: dict[str, Any]
+) -> list[str]:
+    """Why each budget cannot be met, told at once; "" where it can, or where its turn will tell."""
+    if shared.get("scheme") == AUTO:  # what a site costs follows from the scheme that it has under a budget
+        return [""] * len(asked)
+    method = COBLA if COBLA in methods else methods[0]
+    with doing("checks and decomposition"):
+        costs = make_plan(model, budgets={"macs": 1.0}, method=method, config=config, **shared).costs  # a budget of all
+    refusals = []
+    for budgets in asked:
+        try:
+            resolve_limits(costs, budgets)
+            refusals.append("")
+        except BudgetError as error:
+            logging.warning("%s: %s", Point(method, budgets).asked, error)
+            refusals.append(str(error))
+    return refusals
+
+
+def _curve(sweep: "_Sweep", methods: Sequence[str]) -> Curve:
+    points = tuple(point for method in methods for point in sweep.run(method))
     if all(point.report is None for point in points):
         failed = [point for point in points if point.broken]
         if failed:
@@ -118,33 +142,44 @@ def _timed(curve: Curve, model: keras.Model, images: Any) -> Curve:
 
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
-    """What all points share: the model, the settings, and arguments of compress()."""
+    """What all points share: the model, the settings, and arguments of compress(); all budgets, and why not."""
 
     model: keras.Model
     config: Config
     shared: dict[str, Any]
+    asked: Sequence[Budgets]
+    refusals: Sequence[str]
 
-    def run(self, method: str, asked: Sequence[Budgets]) -> list[Point]:
+    def run(self, method: str) -> list[Point]:
         """All budgets by one method, each from the solution of the last."""
         points: list[Point] = []
         warm: WarmStart | None = None
-        for number, budgets in enumerate(asked, start=1):
-            logging.info("%s, point %d of %d: %s", method, number, len(asked), Point(method, budgets).asked)
-            point, warm = self._point(method, budgets, warm)
+        for number, (budgets, refusal) in enumerate(zip(self.asked, self.refusals, strict=True), start=1):
+            point = Point(method, budgets)
+            if refusal:
+                point = self._without(point, refusal)
+            else:
+                logging.info("%s, point %d of %d: %s", method, number, len(self.asked), point.asked)
+                point, warm = self._solved(point, warm)
             points.append(point)
         return points
 
-    def _point(self, method: str, budgets: Budgets, warm: WarmStart | None) -> tuple[Point, WarmStart | None]:
-        point = Point(method, budgets)
+    def _without(self, point: Point, failure: str, broken: bool = False) -> Point:
+        """A point without a network."""
+        folder = self.config.output_dir
+        stale = [] if folder is None else left_from_before(folder / point.name, OF_A_POINT, {})
+        return dataclasses.replace(point, failure="; ".join([failure, *stale]), broken=broken)
+
+    def _solved(self, point: Point, warm: WarmStart | None) -> tuple[Point, WarmStart | None]:
+        own = {"method": point.method, "budgets": point.budgets, "warm": warm}
         config = self._config(point.name, shorter=warm is not None)
         try:
-            result = compress(self.model, method=method, budgets=budgets, warm=warm, config=config, **self.shared)
+            result = compress(self.model, **own, config=config, **self.shared)
         except (BudgetError, SolverError) as error:
             logging.warning("%s: %s", point.name, error)
             broken = not isinstance(error, BudgetError)
             Unfinished(None).end(complete=not broken)  # whether it had come to files of its own or not
-            stale = [] if config.output_dir is None else left_from_before(config.output_dir, OF_A_POINT, {})
-            return dataclasses.replace(point, failure="; ".join([str(error), *stale]), broken=broken), warm
+            return self._without(point, str(error), broken), warm
         met = dataclasses.replace(point, report=result.report, model=result.model)
         if self.shared.get("scheme") == AUTO:  # other budgets, other schemes: its masks mean other terms
             return met, None

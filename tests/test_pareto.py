@@ -74,11 +74,36 @@ def test_a_point_for_every_budget_and_method_loosest_first(sweep):
 
 
 def test_a_budget_that_cannot_be_met_is_marked_and_the_rest_goes_on(sweep):
-    curve, _ = sweep
+    curve, folder = sweep
     failed = [point for point in curve.points if point.failure]
     assert [point.budgets["macs"] for point in failed] == [0.0001, 0.0001]
     assert "smallest reachable" in failed[0].failure and failed[0].report is None
+    assert not any((folder / point.name).exists() for point in failed)
     assert "cannot be met" in str(curve) and failed[0].failure in str(curve)
+
+
+def test_what_cannot_be_met_is_told_before_the_first_point_in_all_that_counts(model, monkeypatch, caplog):
+    def compress(*arguments, budgets, **options):
+        begun.append((budgets["macs"], [record.getMessage() for record in caplog.records if record.levelno >= 30]))
+        return cobla_tf.compress(*arguments, budgets=budgets, **options)
+
+    begun, sites = [], [site.name for site in cobla_tf.find_sites(model, "spatial").found]
+    flash = cobla_tf.Resource("flash", *(dict.fromkeys(sites, cost) for cost in (9.0, 1.0, 2.0)))
+    config = dataclasses.replace(QUICK, solve=dataclasses.replace(QUICK.solve, rank_multiple=2))
+    monkeypatch.setattr("cobla_tf.sweep.compress", compress)
+    budgets = {"macs": [0.6, 0.5, 0.4], "budgets": {"flash": [None, 0.4, None]}}
+    options = {"resources": [flash], "methods": ["uniform", "pos_cvx"], "config": config}
+    curve = cobla_tf.pareto(model, DATA, validation=TEST, **budgets, **options)
+    assert [point.outcome for point in curve] == ["met", "cannot be met", "met"] * 2
+    assert [macs for macs, _ in begun] == [0.6, 0.4] * 2
+    (said,) = begun[0][1]
+    assert said.startswith("macs 0.5, flash 0.4: the flash budget is ") and "from 2 to 1" in said
+
+
+def test_a_scheme_for_each_site_leaves_it_to_each_point_whether_it_can_be_met(model):
+    options = {"validation": TEST, "config": QUICK, "methods": ["pos_cvx"], "scheme": "auto"}
+    curve = cobla_tf.pareto(model, DATA, macs=[0.5, 0.0001], **options)
+    assert [point.outcome for point in curve] == ["met", "cannot be met"]
 
 
 def test_every_point_says_what_became_of_it(sweep):
