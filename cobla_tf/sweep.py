@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from absl import logging
 
+from cobla_tf.baselines.method import Method
 from cobla_tf.budgets import check_budgets, merge_budgets, resolve_limits
 from cobla_tf.cluster import own_config
 from cobla_tf.config import AUTO, RANK_METHODS, Config, as_config
@@ -29,7 +30,7 @@ from cobla_tf.qp import resolve_solver
 from cobla_tf.reading import as_examples
 from cobla_tf.report_files import NAMES
 from cobla_tf.resources import check_resources
-from cobla_tf.selection import COBLA, takes_budgets
+from cobla_tf.selection import COBLA, method_name, takes_budgets
 from cobla_tf.solution import WarmStart
 from cobla_tf.speed import time_together
 from cobla_tf.unfinished import Unfinished, held, removed_together
@@ -62,7 +63,7 @@ def pareto(
             interruption goes on where that one had come to. With `config.benchmark` the original and all points are
             timed in turn at the end, in LiteRT with one image and one thread.
         macs, params, budgets: as for `compress`, but a list each, all of the same length; best from loose to tight.
-        methods: names of methods that take budgets.
+        methods: names of methods that take budgets; one of your own goes with `compress` alone.
         **options: scheme, layers, exclude, resources and loss, as for `compress`.
 
     Returns:
@@ -229,7 +230,12 @@ def check_sweep(methods: Sequence[str], asked: Sequence[Budgets], further: Seque
     unfit = [name for name in methods if name not in RANK_METHODS or not takes_budgets(name)]
     if unfit or not methods:
         able = ", ".join(name for name in RANK_METHODS if takes_budgets(name))
-        raise ConfigError(f"a sweep takes methods that take budgets ({able}), got {', '.join(unfit) or 'none'}.")
+        own = any(isinstance(name, Method) for name in unfit)
+        raise ConfigError(
+            f"a sweep takes names of methods that take budgets ({able}), got "
+            f"{', '.join(str(method_name(name)) for name in unfit) or 'none'}"
+            f"{'; a method of your own goes with compress(), one budget at a time' if own else ''}."
+        )
     for budgets in asked:
         check_budgets(budgets, further)
     points = Counter(Point(method, budgets).name for method in methods for budgets in asked)

@@ -14,6 +14,7 @@ from test_compress import trained
 
 import cobla_tf
 from cobla_tf import runtimes
+from cobla_tf.baselines import RIVALS
 from cobla_tf.compression import Compression
 from cobla_tf.config import Config, SolveConfig
 from cobla_tf.curve import Curve, Point
@@ -276,7 +277,9 @@ def test_a_point_that_failed_before_it_had_files_keeps_those_of_others(model, tm
         ({"macs": [0.5, None]}, "expected a budget on at least one"),
         ({"macs": [0.5, 0.4], "params": [0.5]}, "lists of budgets of one length"),
         ({"macs": [0.5], "methods": ("r_vbmf",)}, "methods that take budgets"),
-        ({"macs": [0.5], "methods": ("magic",)}, "methods that take budgets"),
+        ({"macs": [0.5], "methods": ("magic",)}, "methods that take budgets .*, got magic"),
+        ({"macs": [0.5], "methods": [3]}, r"names of methods that take budgets .*, got 3\."),
+        ({"macs": [0.5], "methods": ["uniform", RIVALS["alds"]]}, r"got Liebenwein .*; a method of your own goes with"),
         ({"macs": [0.5], "methods": ()}, "methods that take budgets"),
         ({"macs": [0.5], "methods": "pos_cvx"}, r"got the string 'pos_cvx'; write \['pos_cvx'\]"),
         ({"macs": [0.5], "methods": 3}, "methods must be a sequence of names, got 3"),
