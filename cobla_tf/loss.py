@@ -50,6 +50,7 @@ class Loss:
         description: what it is, in errors.
         classes: size of the output's last axis.
         place: of the output whose accuracy is told.
+        of_places: whether the labels are of several places of an image.
     """
 
     function: keras.losses.Loss
@@ -57,6 +58,7 @@ class Loss:
     description: str
     classes: int
     place: int = 0
+    of_places: bool = False
 
     def total(self, labels: Any, outputs: Any) -> Any:
         """Sum of the loss over a batch, as a scalar tensor, of at least single precision."""
@@ -180,6 +182,11 @@ class LossSum:
     def classes(self) -> int:
         """Size of that output's last axis."""
         return self.parts[self._first].classes
+
+    @property
+    def of_places(self) -> bool:
+        """Of that output, as in `Loss`."""
+        return self.parts[self._first].of_places
 
     @property
     def description(self) -> str:

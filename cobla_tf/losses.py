@@ -121,6 +121,11 @@ class _Output:
         return self.values.ndim > 2
 
     @property
+    def places(self) -> int:
+        """Their number in an image."""
+        return int(np.prod(self.values.shape[1:-1]))
+
+    @property
     def are_probabilities(self) -> bool:
         """Of classes along the last axis."""
         tolerance = 1e-4 if self.dtype in ("float32", "float64") else ROUNDED
@@ -143,6 +148,7 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
     classes = kind in ("sparse", "one-hot") and not output.has_places
     by_default = loss is None or (_is_default(loss) and classes)
     chosen = _default(output, labels, kind) if by_default else _given(loss, output, kind)
+    chosen = replace(chosen, of_places=output.places > 1)
     chosen.check_shapes(labels, output.values)
     chosen.check_labels(labels)
     value = _first_value(chosen, labels, output.values)

@@ -86,7 +86,7 @@ def doubtful(original: Evaluation, classes: int, loss: Any = None) -> list[str]:
     """
     if original.accuracy is None:
         return []
-    chance = 1 / max(classes, 2)
+    chance = 1 / max(classes, 2)  # of places in images, too: their share in an image spreads no wider than one guess
     if original.accuracy > chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / original.examples):
         binary = classes == 1 and isinstance(loss, keras.losses.BinaryCrossentropy)
         return _unprepared(original, -math.log(chance)) if binary or isinstance(loss, CROSS_ENTROPIES) else []

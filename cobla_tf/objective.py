@@ -48,6 +48,9 @@ class Objective:
         precision: of products, but for evaluate(), from precision.resolve_precision.
         devices: what shares each batch; `masked` must have been made in their scope.
         tally: counts; a new one by default.
+
+    Attributes:
+        loss, precision, tally: as given.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Objective:
         """Trace both steps."""
         self.precision = precision
         self._masked = masked
-        self._loss = loss
+        self.loss = loss
         self._batch_size = batch_size
         self._probe = probe
         self._devices = devices
@@ -83,7 +86,7 @@ class Objective:
         """
         with self._devices.scope():
             masked = self._masked.keep(kept, whole)
-        shared = self._loss, self._batch_size, self._probe, self.precision, self._devices, self.tally
+        shared = self.loss, self._batch_size, self._probe, self.precision, self._devices, self.tally
         return Objective(masked, *shared)
 
     @property
@@ -142,13 +145,13 @@ class Objective:
             (joined([tf.repeat(mean, _size(images), axis=0) for mean in means]), labels)
             for images, labels in sample.batches(size)
         )
-        total = sum(float(self._loss.total(labels, constant)) for constant, labels in batches)
+        total = sum(float(self.loss.total(labels, constant)) for constant, labels in batches)
         return float(self._devices.agreed(total)) / sample.size
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
         self._masked.write(masks)
-        return evaluate(self._masked.model, examples, self._loss, self._batch_size, self._devices)
+        return evaluate(self._masked.model, examples, self.loss, self._batch_size, self._devices)
 
     def _gradients(self, sample: Sample) -> tuple[float, list[tuple[tf.Tensor, ...]]]:
         """This worker's part of the mean loss, and the sum of the gradients of each of its replicas."""
@@ -229,7 +232,7 @@ def evaluate(
         sums += [sum(map(float, devices.parts(value))) for value in values]
         count += size
     total, hits, guesses, count = devices.total(np.append(sums, count)).tolist()
-    return Evaluation(total / count, hits / guesses if guesses else None, int(count))
+    return Evaluation(total / count, hits / guesses if guesses else None, int(count), loss.of_places)
 
 
 def _summed(outputs: list[Any]) -> list[Any]:

@@ -75,7 +75,8 @@ class RecordedObjective:
 
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy over all examples."""
-        return _evaluation(self.journal, (masks,), examples, lambda: self.objective.evaluate(masks, examples))
+        shared = self.journal, (masks,), examples, self.objective.loss
+        return _evaluation(*shared, lambda: self.objective.evaluate(masks, examples))
 
     def _ask(self, kind: str, masks: Array, sample: Sample, *more: Any) -> Array:
         began = self.journal.clock()
@@ -126,12 +127,17 @@ def evaluate_recorded(
         journal,
         (model.get_weights(),),
         examples,
+        loss,
         lambda: evaluate(copy, examples, loss, batch_size, devices),
     )
 
 
 def _evaluation(
-    journal: Journal | SharedJournal, question: tuple[Any, ...], examples: Examples, compute: Callable[[], Evaluation]
+    journal: Journal | SharedJournal,
+    question: tuple[Any, ...],
+    examples: Examples,
+    loss: Loss | LossSum,
+    compute: Callable[[], Evaluation],
 ) -> Evaluation:
     """An evaluation as float64 [3] and back; an accuracy that does not exist is NaN in between."""
     computed = False
@@ -141,7 +147,7 @@ def _evaluation(
         computed, result = True, compute()
         return np.array([result.loss, np.nan if result.accuracy is None else result.accuracy, result.examples])
 
-    loss, accuracy, count = journal.answer(("evaluation", *question, examples), numbers).tolist()
+    mean, accuracy, count = journal.answer(("evaluation", *question, examples), numbers).tolist()
     if not computed and isinstance(examples, Stream):
         examples.leave_out_a_pass()
-    return Evaluation(loss, None if np.isnan(accuracy) else accuracy, int(count))
+    return Evaluation(mean, None if np.isnan(accuracy) else accuracy, int(count), loss.of_places)

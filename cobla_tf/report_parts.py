@@ -109,15 +109,22 @@ class RoundingRecord:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and accuracy in [0, 1] (None where the task has none) over `examples` examples."""
+    """Mean loss and accuracy in [0, 1] (None where the task has none) over `examples` examples.
+
+    `of_places` is whether it is the share of correct places, such as pixels, of which an example has several.
+    """
 
     loss: float
     accuracy: float | None
     examples: int
+    of_places: bool = False
 
     def interval(self) -> tuple[float, float] | None:
-        """Wilson's 95 % confidence interval of the accuracy; None where there is none."""
-        if self.accuracy is None or not math.isfinite(self.accuracy) or self.examples < 1:
+        """Wilson's 95 % confidence interval of the accuracy; None where there is none.
+
+        Nor is there one of places: those of one example are not independent.
+        """
+        if self.accuracy is None or not math.isfinite(self.accuracy) or self.examples < 1 or self.of_places:
             return None
         from scipy.stats import binomtest
 

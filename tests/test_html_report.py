@@ -179,6 +179,18 @@ def test_intervals_are_wilsons_as_published(correct, examples, low, high):
     assert Evaluation(1.0, correct / examples, examples).interval() == pytest.approx((low, high), abs=6e-5)
 
 
+def test_places_of_images_have_no_interval():
+    original, compressed = Evaluation(0.1, 0.9, 10, of_places=True), Evaluation(0.2, 0.85, 10, of_places=True)
+    assert original.interval() is None and Evaluation(0.1, 0.9, 10).interval() is not None
+    evaluations = {"original": original, "compressed": compressed}
+    page = Page(html_page(full_report(evaluations=evaluations)))
+    assert interval_bars(evaluations) == {}
+    assert "share of correct places" in page.text and "-5.00" in page.text
+    assert "95 % interval" not in page.text and "Wilson" not in page.text
+    of_images = Page(html_page(full_report())).text
+    assert "share of correct places" not in of_images and "95 % interval" in of_images
+
+
 def test_interval_bars_share_one_scale():
     bars = interval_bars({"a": Evaluation(1, 0.5, 100), "b": Evaluation(1, 0.9, 100), "c": Evaluation(1, None, 100)})
     assert set(bars) == {"a", "b"}

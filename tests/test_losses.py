@@ -159,6 +159,7 @@ def test_a_class_for_every_pixel(given):
     expected, accuracy = model.evaluate(images, masks, batch_size=8, verbose=0)
     loss = resolve_loss(given, model, Sample(images, masks))
     assert float(loss.total(masks, model(images))) / 8 == pytest.approx(expected, rel=1e-5)
+    assert loss.of_places and not resolve_loss(None, small_cnn(), Sample(images, masks[:, 0, 0])).of_places
     hits, guesses = map(int, loss.hits(masks, model(images)))
     assert guesses == 800
     assert hits / guesses == pytest.approx(accuracy, rel=1e-5)

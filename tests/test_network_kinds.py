@@ -505,6 +505,7 @@ def test_the_accuracy_of_a_network_for_pixels_is_the_share_that_is_right(distill
     result = cobla_tf.compress(model, (images[10:], classes[10:]), macs=0.6, validation=held_out, config=config)
     right = np.argmax(result.model.predict(images[:10], verbose=0), axis=-1) == classes[:10]
     assert result.report.evaluations["fine-tuned"].accuracy == pytest.approx(right.mean(), abs=1e-6)
+    assert all(evaluation.of_places for evaluation in result.report.evaluations.values())
     assert 0 < result.report.fine_tuning[0]["accuracy"] <= 1
 
 
