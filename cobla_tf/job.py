@@ -103,6 +103,7 @@ class Job:
         devices.check_batch(self.config.batch_size)
         logging.info("devices: %s", ", ".join(_device_names()))
         from cobla_tf.pipeline import compress
+        from cobla_tf.provenance import told_beside
         from cobla_tf.sweep import pareto
         from cobla_tf.unfinished import Unfinished
 
@@ -117,7 +118,7 @@ class Job:
             **checked,
         }
         unfinished = Unfinished(self.config.output_dir)
-        with data.named():
+        with data.named(), told_beside(input=self._input()):
             if self.pretrain_epochs:
                 arguments |= self._pretrained(model, {**arguments, **self._first(asked)}, unfinished, devices)
             outcome = (
@@ -125,6 +126,11 @@ class Job:
             )
         unfinished.end(complete=not outcome.failures)
         return outcome
+
+    def _input(self) -> dict[str, Any]:
+        """What no argument of compress() or pareto() tells by name, without what was not asked for."""
+        names = ("model", "weights", "dataset", "data_dir", "preprocessing", "resources", "pretrain_epochs")
+        return {name: value for name in names if (value := getattr(self, name))}
 
     def _first(self, asked: dict[str, Any]) -> dict[str, Any]:
         """What is asked of one compression; of a sweep the loosest one, fractions before amounts."""

@@ -4,7 +4,9 @@ import dataclasses
 import platform
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,20 @@ from cobla_tf.solution import Solution
 if TYPE_CHECKING:
     import keras
 
+MAIN = "cobla_tf.main"
 PACKAGES = ("cobla-tf", "tensorflow", "keras", "numpy", "scipy", "mosek", "clarabel")
+
+_beside: ContextVar[dict[str, Any]] = ContextVar("beside")
+
+
+@contextmanager
+def told_beside(**settings: Any) -> Iterator[None]:
+    """Put what was asked for beside the arguments of compress() into the configuration of all reports made inside."""
+    token = _beside.set(_beside.get({}) | settings)
+    try:
+        yield
+    finally:
+        _beside.reset(token)
 
 
 def make_report(
@@ -65,7 +80,7 @@ def make_report(
         evaluations=account.evaluations,
         evaluated_on=plan.evaluated_on,
         seed=config.seed,
-        config={**asked, **_told(config)},
+        config={**_beside.get({}), **asked, **_told(config)},
         versions=versions(),
         seconds=account.seconds,
         notes=tuple(account.notes),
@@ -142,10 +157,13 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line that repeats this run; empty where it was called from Python."""
-    if Path(sys.argv[0]).parts[-2:] != ("cobla_tf", "main.py"):
+    """The command line that repeats this run, of this package's commands; empty where it was called from Python."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
+    by_path = Path(sys.argv[0]).parts[-2:] == ("cobla_tf", "main.py")
+    module = spec.name if spec else MAIN * by_path
+    if module.partition(".")[0] != MAIN.partition(".")[0]:
         return ""
-    return shlex.join(["python", "-m", "cobla_tf.main", *sys.argv[1:]])
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def told_loss(model: "keras.Model", loss: Loss | LossSum, examples: Examples) -> str:

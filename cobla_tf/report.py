@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from tabulate import tabulate
 
-from cobla_tf.config import AUTO
+from cobla_tf.config import AUTO, MULTI_WORKER
 from cobla_tf.export_comparison import ExportCheck, checks_table
 from cobla_tf.report_parts import (
     BudgetReport,
@@ -165,6 +165,22 @@ class Report:
         """One line: the parameters of the whole model, beside those of the sites."""
         before, after = self.model_params
         return f"whole model: {before:,} -> {after:,} params ({share_text(after, before)})" if before else ""
+
+    def how_to_repeat(self) -> str:
+        """What the command does not say, or which call it was."""
+        sweep, parts = "sweep" in self.config, []
+        if self.command and sweep:
+            parts.append("This is one point of the sweep that the command makes.")
+        if not self.command:
+            call = "one point of cobla_tf.pareto()" if sweep else "cobla_tf.compress()"
+            parts.append(f"Called from Python: {call} on the same model and data, with the configuration on this page.")
+        if "warm" in self.config and sweep:
+            parts.append("Its solve began at that of another point, with half of the iterations asked for.")
+        elif "warm" in self.config:
+            parts.append("The solve began at that of another compression, given as `warm`.")
+        if self.config.get("strategy") == MULTI_WORKER:
+            parts.append("Every worker was started so, each with a TF_CONFIG of its own.")
+        return " ".join(parts)
 
     def summary(self) -> str:
         """The closing text for a terminal."""

@@ -130,8 +130,9 @@ def _exports(report: Report) -> str:
 
 
 def _repeat(report: Report) -> str:
-    command = _fenced(report.command, "sh") + "\n\n" if report.command else ""
-    return f"{command}Seed {report.seed}, with these versions:\n\n{_pairs(('package', 'version'), report.versions)}"
+    parts = [_fenced(report.command, "sh") if report.command else "", report.how_to_repeat()]
+    parts += [f"Seed {report.seed}, with these versions:", _pairs(("package", "version"), report.versions)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _pairs(head: tuple[str, str], pairs: dict[str, str]) -> str:

@@ -26,6 +26,7 @@ from cobla_tf.pipeline import compress
 from cobla_tf.plan import make_plan
 from cobla_tf.plots import save_png
 from cobla_tf.progress import doing
+from cobla_tf.provenance import told_beside
 from cobla_tf.qp import resolve_solver
 from cobla_tf.reading import as_examples
 from cobla_tf.report_files import NAMES
@@ -89,7 +90,8 @@ def pareto(
     }
     with held(config.output_dir), removed_together():
         refusals = _refusals(model, methods, asked, config, shared)
-        curve = _curve(_Sweep(model, config, shared, asked, refusals), methods)
+        with told_beside(sweep={"methods": list(methods), "budgets": asked}):
+            curve = _curve(_Sweep(model, config, shared, asked, refusals), methods)
         if config.benchmark:
             curve = _timed(curve, model, shared["dataset"].probe().images)
         if config.output_dir is not None:

@@ -58,6 +58,9 @@ def test_the_default_run_with_flags_that_override_its_flagfile(tmp_path):
     assert params["limit"] is None
     assert report["seed"] == 3
     assert report["evaluations"]["fine-tuned"]["examples"] == 500
+    assert shlex.split(report["command"]) == ["python", "-m", "cobla_tf.main", *flags]
+    given = {"model": "digits_cnn", "dataset": "digits", "preprocessing": "none", "pretrain_epochs": 2}
+    assert report["config"]["input"] == given
     for site in report["sites"]:
         assert site["name"] in done.stdout
     for path in report["files"].values():

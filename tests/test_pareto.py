@@ -133,7 +133,11 @@ def test_what_a_notebook_shows_of_a_curve_is_escaped():
 
 def test_later_points_start_from_the_one_before_with_half_of_the_iterations(sweep):
     curve, _ = sweep
-    assert [point.report.config["solve"]["iterations"] for point in curve.points[:2]] == [4, 2]
+    configs = [point.report.config for point in curve.points[:2]]
+    assert [config["solve"]["iterations"] for config in configs] == [4, 2]
+    assert ["warm" in config for config in configs] == [False, True]
+    budgets = [{"macs": 0.7, "params": 0.8}, {"macs": 0.4, "params": 0.5}, {"macs": 0.0001, "params": 0.5}]
+    assert configs[0]["sweep"] == configs[1]["sweep"] == {"methods": ["cobla", "uniform"], "budgets": budgets}
 
 
 def test_files_hold_every_point(sweep):
@@ -180,6 +184,7 @@ def test_a_warm_start_is_taken_up(model):
     cold = cobla_tf.compress(model, DATA, macs=0.4, validation=TEST, config=QUICK)
     assert tight.report.iterations[0].loss != cold.report.iterations[0].loss
     assert all(budget.limit is None or budget.reached <= budget.limit for budget in tight.report.budgets)
+    assert "sweep" not in tight.report.config
     with pytest.raises(ConfigError, match="expected a warm start of the 2 sites"):
         cobla_tf.compress(model, DATA, macs=0.4, exclude=["conv1"], validation=TEST, config=QUICK, warm=loose.warm)
     with pytest.raises(ConfigError, match="is for the method cobla alone"):

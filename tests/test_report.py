@@ -1,7 +1,11 @@
 import dataclasses
 import json
 import math
+import re
+import sys
+from html import unescape
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from cobla_tf.errors import OutputError
 from cobla_tf.notes import doubtful
 from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, sites_figure
+from cobla_tf.provenance import command
 from cobla_tf.report import Report
 from cobla_tf.report_files import markdown, write_report
 from cobla_tf.report_parts import (
@@ -223,6 +228,41 @@ def test_markdown_keeps_cells_whole_and_tells_how_to_repeat():
     assert "Seed 7" in text
     heads = [line for line in text.splitlines() if line.startswith("## ")]
     assert len(heads) == len(set(heads)) == 10
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "said"),
+    [
+        ("", {}, "Called from Python: cobla_tf.compress() on"),
+        ("", {"warm": "12ab"}, "cobla_tf.compress() on .* began at that of another compression, given as `warm`"),
+        ("", {"sweep": {}}, "one point of cobla_tf.pareto\\(\\) on the same model and data, .* page.$"),
+        ("", {"sweep": {}, "warm": "12ab"}, "cobla_tf.pareto.* of another point, with half of the iterations"),
+        ("cobla", {"sweep": {}}, "^This is one point of the sweep that the command makes.$"),
+        ("cobla", {"strategy": "multi_worker"}, "^Every worker was started so, each with a TF_CONFIG of its own.$"),
+        ("cobla", {"strategy": "mirrored"}, "^$"),
+    ],
+)
+def test_how_to_repeat_tells_what_the_command_does_not(command, config, said):
+    report = make_report(command=command, config=config)
+    assert re.search(said.replace("()", r"\(\)"), report.how_to_repeat())
+    assert report.how_to_repeat() in markdown(report) and report.how_to_repeat() in unescape(html_page(report))
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "expected"),
+    [
+        ("cobla_tf.main", ["x.py", "--macs=0.5", "--output_dir=a b"], "cobla_tf.main --macs=0.5 '--output_dir=a b'"),
+        ("cobla_tf.experiments.fig2", ["fig2.py", "--smoke"], "cobla_tf.experiments.fig2 --smoke"),
+        (None, ["anywhere/cobla_tf/main.py"], "cobla_tf.main"),
+        (None, ["notebook.py"], ""),
+        ("pytest.__main__", ["pytest", "tests"], ""),
+    ],
+)
+def test_the_command_is_that_of_this_package_or_none(monkeypatch, module, argv, expected):
+    spec = SimpleNamespace(name=module) if module else None
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))
+    monkeypatch.setattr(sys, "argv", argv)
+    assert command() == (f"python -m {expected}" if expected else "")
 
 
 @pytest.mark.parametrize("sites", [1, 7, 60])
