@@ -23,7 +23,7 @@ from cobla_tf.optimizers import make_optimizer, scheduled_optimizer, without_dec
 from cobla_tf.progress import bar, doing
 from cobla_tf.provenance import told_loss, versions
 from cobla_tf.replicated import ReplicatedModel, clip_sums
-from cobla_tf.training_backup import TrainingBackup
+from cobla_tf.training_backup import TrainingBackup, numbers
 from cobla_tf.unfinished import Unfinished
 
 CHANGING = frozenset({"name", "seed", "inbound_nodes", "input_layers", "output_layers"})
@@ -258,7 +258,7 @@ class _Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """The line."""
         self._bar.close()
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in logs.items())
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers(logs).items())
         logging.info("%s: %s", self._name(epoch), told)
 
     def _name(self, epoch: int) -> str:

@@ -40,7 +40,7 @@ def _copied(given: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """One of the same settings that has trained nothing yet."""
     try:
         copy = type(given).from_config(given.get_config())
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise ConfigError(
             f"the optimizer {type(given).__name__} cannot be copied ({first_line(error)}): it, and a schedule in it, "
             "must be made anew by from_config(get_config()); a rate that is a lambda cannot."

@@ -9,6 +9,7 @@ import os
 import time
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write the state."""
-        self.history.append({name: float(value) for name, value in logs.items()})
+        self.history.append(numbers(logs))
         if epoch + 1 < self.params["epochs"] and not self.model.stop_training:
             self._keep()
 
@@ -146,6 +147,15 @@ class TrainingBackup(keras.callbacks.Callback):
         self._best.weights, (self._best.epoch, self._best.loss) = best, facts["best"]
         self.complete = facts["complete"]
         return True
+
+
+def numbers(logs: dict[str, Any]) -> dict[str, float]:
+    """What of an epoch's record is a number: a callback of the user's may add anything."""
+    found = {}
+    for name, value in logs.items():
+        with suppress(TypeError, ValueError):
+            found |= {} if isinstance(value, str | bytes) else {name: float(value)}
+    return found
 
 
 def _check_shapes(state: list[Array], variables: list[Any]) -> None:

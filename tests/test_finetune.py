@@ -103,6 +103,17 @@ def test_an_optimiser_that_cannot_be_copied_is_refused(rate):
         make_optimizer(FineTuneConfig(optimizer=keras.optimizers.SGD(rate)))
 
 
+@pytest.mark.parametrize("read", [lambda config: config["what it never held"], lambda config: config.momentum])
+def test_an_optimiser_whose_own_copying_fails_is_refused(read):
+    class Own(keras.optimizers.SGD):
+        @classmethod
+        def from_config(cls, config, custom_objects=None):
+            return read(config)
+
+    with pytest.raises(ConfigError, match=r"the optimizer Own cannot be copied \((Key|Attribute)Error: "):
+        make_optimizer(FineTuneConfig(optimizer=Own(0.1)))
+
+
 def test_what_is_excluded_from_weight_decay_stays_so():
     given, model = keras.optimizers.AdamW(), small_cnn()
     given.exclude_from_weight_decay(var_names=["bias", "gamma"])
@@ -187,6 +198,39 @@ def test_best_weights_are_of_the_least_loss_not_of_the_last_epoch():
     assert best.diverged_in == 4
     assert "epoch 4; the weights after epoch 2, the best (loss 0.5), are kept" in best.restore()
     assert model.get_weights()[0] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("series", "kept"),
+    [
+        ([0.9, 0.8, 0.85, 0.8], 2),  # an epoch as good as the best is no better one
+        ([0.9, np.nan, 0.8, np.nan, 0.9], 3),
+        ([0.9, 0.95, 0.85, 0.9, np.nan], 3),
+        ([1.0, 2.0], 0),  # none better than the weights from before
+    ],
+)
+def test_patience_ends_training_so_many_epochs_after_the_best_one(series, kept):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    best, stopped = BestWeights(patience=2), []
+    best.set_model(model)
+    best.begin(model, 1.0)
+    model.stop_training = False
+    for epoch, loss in enumerate(series):
+        best.on_epoch_end(epoch, {"loss": 0.1, "val_loss": loss})
+        stopped.append(model.stop_training)
+    assert stopped == [False] * (len(series) - 1) + [True]
+    assert (best.epoch, best.diverged_in) == (kept, None)
+
+
+def test_what_a_callback_puts_into_the_record_is_kept_where_it_is_a_number():
+    class Adds(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs |= {"rate": np.float32(0.5), "step": keras.ops.convert_to_tensor(3), "note": "12", "list": [1, 2]}
+            logs |= {"array": np.ones(3), "none": None, "object": object()}
+
+    (epoch,) = trained(small_cnn(), FineTuneConfig(epochs=1, callbacks=(Adds(),)))
+    assert set(epoch) == {"loss", "accuracy", "rate", "step"}
+    assert (epoch["rate"], epoch["step"]) == (0.5, 3.0)
 
 
 def test_the_benchmark_compares_optimisers_from_the_same_weights():
