@@ -282,8 +282,12 @@ def test_bars_follow_network_order_and_do_not_overlap(sites):
 def test_dollars_in_names_begin_no_formula():
     sites = (make_site(0), dataclasses.replace(make_site(1), name="a$^$b"))
     report = make_report(model="$\\frac$", sites=sites, iterations=(make_record(1, use={"$_$": 0.5}),))
-    for draw in (sites_figure, convergence_figure):
-        draw(report).canvas.draw()
+    drawn, solve = sites_figure(report), convergence_figure(report)
+    for figure in (drawn, solve):
+        figure.canvas.draw()
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["conv0", r"a\$^\$b"]
+    assert drawn.get_suptitle().startswith(r"\$\frac\$: ")
+    assert r"\$_\$" in [text.get_text() for text in solve.axes[1].get_legend().get_texts()]
 
 
 def test_one_is_no_plural():

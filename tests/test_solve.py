@@ -347,16 +347,15 @@ def test_budgets_of_the_original_leave_nothing_to_decide_and_a_warm_start_still(
 
 
 def failing(calls):
-    """A back end that fails at some calls, counted from 1, or at every call from the first of them on."""
-    count = [0]
+    """A back end that fails at some of its calls, counted from 1, as its `count` does."""
 
     def back_end(program, name):
-        count[0] += 1
-        if count[0] in calls:
+        back_end.count += 1
+        if back_end.count in calls:
             raise SolverError("away")
         return solve_qp(program, name)
 
-    solve_qp = solve.solve_qp
+    solve_qp, back_end.count = solve.solve_qp, 0
     return back_end
 
 
@@ -368,9 +367,10 @@ def test_a_back_end_that_never_answers_is_an_error_of_ours(network, monkeypatch)
 
 @pytest.mark.parametrize("call", [3, 4, 5])
 def test_one_failure_on_the_way_down_is_survived(network, monkeypatch, call):
-    monkeypatch.setattr(solve, "solve_qp", failing({call}))
+    monkeypatch.setattr(solve, "solve_qp", back_end := failing({call}))
     solver = solver_of(network, 0.4, start="ones")
     check_budgets(network, solver, solver.run())
+    assert back_end.count > call
 
 
 def test_a_curvature_that_is_not_finite_leaves_the_integer_program_out(network, monkeypatch):

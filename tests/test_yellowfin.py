@@ -52,6 +52,10 @@ def test_single_step_stays_in_range_at_the_extremes(problem):
     assert rate > 0
 
 
+def test_defaults_are_the_papers():
+    assert (YellowFin().beta, YellowFin().window, float(YellowFin().learning_rate)) == (0.999, 20, 1.0)
+
+
 class PaperYellowFin:
     """Algorithms 1 to 4 in float64, with the averages written as they are published: biased, then corrected."""
 
