@@ -19,11 +19,13 @@ _PUBLIC = {
     "benchmark": "cobla_tf.speed",
     "measure_latency": "cobla_tf.layer_times",
     "write_resources": "cobla_tf.resources",
+    "YellowFin": "cobla_tf.yellowfin",
 }
 
 __all__ = [
-    "CoblaError", "Config", "Curve", "FineTuneConfig", "Resource", "Result", "SolveConfig", "benchmark", "compress",
-    "export_model", "find_devices", "find_sites", "measure_latency", "pareto", "read_resources", "write_resources",
+    "CoblaError", "Config", "Curve", "FineTuneConfig", "Resource", "Result", "SolveConfig", "YellowFin", "benchmark",
+    "compress", "export_model", "find_devices", "find_sites", "measure_latency", "pareto", "read_resources",
+    "write_resources",
 ]  # fmt: skip
 
 

@@ -87,6 +87,13 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert [layer.reason for layer in names["result"].report.skipped if layer.name == "stem"] == ["excluded by 'stem'"]
 
 
+def test_every_public_name_is_there():
+    assert sorted(cobla_tf._PUBLIC) == sorted(cobla_tf.__all__)
+    assert all(getattr(cobla_tf, name).__name__ == name for name in cobla_tf.__all__)
+    named = set(re.findall(r"\bcobla_tf\.(?!main|experiments|third_party|latency)(\w+)\(", README))
+    assert named <= set(cobla_tf.__all__)
+
+
 @pytest.mark.parametrize("page", ["README.md", "WORKSPACE.md", "experiments/measurements.md"])
 def test_linked_files_and_headings_exist(page):
     path = ROOT / page

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cobla_tf.yellowfin import YellowFin
+from cobla_tf import YellowFin
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
