@@ -79,6 +79,7 @@ class YellowFin(keras.optimizers.Optimizer):
             raise ConfigError(f"expected a window of at least 1 whole step, got {window!r}; 20 is the paper's.")
         self.beta = beta
         self.window = window
+        self._is_tuned = False
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Create a velocity and a mean gradient for each variable, and the shared scalars."""
@@ -103,7 +104,16 @@ class YellowFin(keras.optimizers.Optimizer):
         return self.add_variable(shape, dtype="float32", aggregation="only_first_replica", name=name)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Move one variable by Polyak's momentum, x + mu (x - x_before) - alpha g, and average its gradient."""
+        """Move one variable by Polyak's momentum, x + mu (x - x_before) - alpha g, and average its gradient.
+
+        Raises:
+            ConfigError: Keras has changed, and rate and momentum would stay 0.
+        """
+        if not self._is_tuned:
+            raise ConfigError(
+                "YellowFin is tuned in Keras' private _all_reduce_sum_gradients, which Keras "
+                f"{keras.__version__} does not call: use Keras 3.15, or another optimizer."
+            )
         index = self._get_variable_index(variable)
         velocity, mean = self.velocities[index], self.mean_gradients[index]
         dtype = variable.dtype
@@ -130,6 +140,7 @@ class YellowFin(keras.optimizers.Optimizer):
 
     def _tune(self, pairs: list[tuple[Any, Any]]) -> None:
         """Take the gradient into the statistics and set rate, momentum and clipping of this step (Algorithm 1)."""
+        self._is_tuned = True
         square = _squared_norm([gradient for gradient, _ in pairs])
         known = ops.cast(square > 0, "float32")  # a gradient of zero tells nothing of a curvature
         self.assign_add(self.counted, known)

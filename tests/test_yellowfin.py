@@ -179,6 +179,17 @@ def test_gradients_of_zero_leave_everything_finite():
     assert all(np.isfinite(value).all() for value in (x, *optimizer.variables))
 
 
+def test_a_keras_that_never_shows_the_whole_gradient_is_an_error():
+    class Passed(YellowFin):
+        def _all_reduce_sum_gradients(self, grads_and_vars):  # as if Keras called something else
+            return grads_and_vars
+
+    weight = keras.Variable([1.0, 2.0])
+    with pytest.raises(ConfigError, match=f"which Keras {keras.__version__} does not call: use Keras 3.15"):
+        Passed().apply([tf.constant([1.0, 0.5])], [weight])
+    np.testing.assert_array_equal(weight, [1.0, 2.0])
+
+
 @pytest.mark.parametrize("options", [{"beta": 1.0}, {"beta": -0.1}, {"beta": "0.9"}, {"window": 0}, {"window": 2.5}])
 def test_bad_settings_are_refused(options):
     with pytest.raises(ConfigError, match=f"{next(iter(options))}.* got"):
