@@ -179,13 +179,15 @@ class FineTuneConfig:
 
     epochs: int = 0
     optimizer: Any = "adam"
-    """A Keras optimiser, of which a copy is used, or its name, or 'yellowfin', which tunes itself."""
+    """A Keras optimiser, of which a copy is used, or its name, or 'yellowfin', which tunes itself. Gradients are
+    clipped to a global norm of 1, save by YellowFin and by one given with a limit of its own."""
     learning_rate: float | None = None
     """Of the first step; it falls to zero along a half cosine. None is that of the optimiser given, whose own schedule
-    stays; of one given by name 1e-3. YellowFin finds its own and has no use for this one; a factor on it is an argument
-    of `YellowFin`."""
+    stays; of one given by name 1e-3. YellowFin finds its own and has no use for this one; the factor on it, an argument
+    of `YellowFin`, falls likewise."""
     distillation: float = 0.0
-    """Share of the original network's outputs in what is learnt; the rest are labels, of which 1 has no use."""
+    """Share of the original network's outputs in what is learnt; the rest are labels, of which 1 has no use. Below 1 it
+    takes losses that are linear in their targets, but for a constant: cross-entropies, squared error and the like."""
     validation_share: float = 0.0
     """Share of the training images that is set apart to compare epochs on; the weights after the best one are kept."""
     patience: int = 0

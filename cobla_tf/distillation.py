@@ -1,7 +1,7 @@
 """Learning from the original network's outputs, beside labels or in their place.
 
-Cross-entropy and squared error are linear in what is to be learnt, or differ from that by a constant. So to weigh two
-losses is to mix their targets, and training needs nothing new.
+Cross-entropies, squared error and some others are linear in what is to be learnt, or differ from that by a constant. So
+to weigh two losses is to mix their targets, and training needs nothing new.
 """
 
 import dataclasses
@@ -20,30 +20,42 @@ from cobla_tf.progress import bar, doing
 CROSS_ENTROPY = "categorical_crossentropy"
 MOST_FOR_ACCURACY = 0.5
 """Share of the outputs up to which the label's entry of a mixture is the largest."""
-NOT_LINEAR = ("hinge", "squared_hinge", "categorical_hinge")
-"""Losses that read labels as signs or classes: a mixture of targets means something else to them."""
+HINGES = ("hinge", "squared_hinge", "categorical_hinge")
+"""Losses that read labels as signs or classes, which outputs are not."""
+LINEAR = (
+    "binary_crossentropy", "categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence",
+    "mean_squared_error", "poisson", "sparse_categorical_crossentropy",
+)  # fmt: skip
+"""Keras' losses of a mixture of targets that are the mixture of the losses, but for a constant."""
 
 
-def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, ...]) -> None:
-    """Refuse losses whose targets cannot be mixed with outputs.
+def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, ...], share: float) -> None:
+    """Refuse losses whose targets cannot be mixed with outputs; one of the user's own is taken to be linear in them.
 
     Args:
         loss: of the network.
         probe: a few examples.
         outputs: shape of one output of the network, None where it is open.
+        share: of the outputs in the mixture, above 0.
 
     Raises:
         ConfigError: several outputs, a hinge, a loss of logits or of labels of another shape that is no cross-entropy,
-            one over classes that does not say whether it takes logits, or one that leaves a class out.
+            one over classes that does not say whether it takes logits, one that leaves a class out, or labels beside
+            outputs for one of Keras' that is not linear in them.
     """
     if isinstance(loss, LossSum):
         raise ConfigError("distillation takes a network with a single output; set distillation to 0.")
     labels = like(probe.labels, np.empty((probe.size, *(size or 1 for size in outputs))))
-    plain = is_of(labels.shape[1:], outputs) and not _from_logits(loss) and _name(loss) not in NOT_LINEAR
+    plain = is_of(labels.shape[1:], outputs) and not _from_logits(loss) and _name(loss) not in HINGES
     if not plain and not _is_cross_entropy(loss):
         raise ConfigError(
             "distillation takes (sparse) categorical cross-entropy of one class an image or place, or a loss whose "
             f"labels look like the outputs, got {loss.description}; set distillation to 0."
+        )
+    if share < 1 and loss.computes not in ("", *LINEAR):
+        raise ConfigError(
+            f"distillation mixes labels with outputs, which {loss.description} does not weigh as it would weigh two "
+            "losses; set distillation to 1, for outputs alone, or to 0, or take a loss such as 'mse'."
         )
     if loss.labels in ("one-hot", "binary") and not _told_from_logits(loss):
         raise ConfigError(

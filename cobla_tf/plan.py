@@ -138,7 +138,7 @@ def _check_fine_tuning(
     config: FineTuneConfig, model: keras.Model, train_set: Examples, probe: Sample, loss: Loss | LossSum
 ) -> None:
     if config.epochs and config.distillation:
-        check_distillation(loss, probe, tuple(model.outputs[0].shape[1:]))
+        check_distillation(loss, probe, tuple(model.outputs[0].shape[1:]), config.distillation)
     if config.epochs and not model.trainable_variables:
         raise ConfigError(
             "all weights of the model are frozen, and fine-tuning has nothing to do: set epochs to 0, or before that "

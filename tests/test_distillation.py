@@ -1,3 +1,5 @@
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -7,17 +9,21 @@ from test_compress import trained
 
 import cobla_tf
 from cobla_tf.config import Config, FineTuneConfig, SolveConfig
-from cobla_tf.distillation import check_distillation, softened, tells_accuracy
+from cobla_tf.distillation import HINGES, check_distillation, softened, tells_accuracy
 from cobla_tf.errors import ConfigError, DataError
 from cobla_tf.examples import Sample, Stream
 from cobla_tf.finetune import train
-from cobla_tf.loss import Loss
+from cobla_tf.loss import Loss, MeanOf
 from cobla_tf.losses import resolve_loss
 from cobla_tf.notes import chosen_epoch, unused_options, worse_for_training
 from cobla_tf.report_parts import Evaluation
 from cobla_tf.yellowfin import YellowFin
 
 IMAGES, LABELS = images_and_labels(50)
+OF_OTHER_LABELS = {"circle", "ctc", "categorical_generalized_cross_entropy", "sparse_categorical_crossentropy"}
+OF_WHOLE_BATCHES = {"dice", "tversky"}  # linear only where all targets have one sum
+NAMES = {name for name, loss in vars(keras.losses).items() if inspect.isfunction(loss) and name == loss.__name__}
+NAMES -= {"deserialize", "get", "serialize", *OF_OTHER_LABELS, *OF_WHOLE_BATCHES}
 QUICK = SolveConfig(iterations=2, draws=1, refine_iterations=0)
 
 
@@ -58,7 +64,7 @@ def test_targets_of_every_pixel_are_mixed_too(axis):
     masks = np.random.default_rng(0).integers(0, 3, IMAGES.shape[:3])
     sample = Sample(IMAGES, masks[..., None] if axis else masks)
     loss = resolve_loss(None, model, sample)
-    check_distillation(loss, sample, model.output_shape[1:])
+    check_distillation(loss, sample, model.output_shape[1:], 0.5)
     mixed, chosen = softened(model, sample, loss, 0.25, 16)
     expected = 0.75 * np.eye(3)[masks] + 0.25 * np.asarray(keras.ops.softmax(model(IMAGES)))
     np.testing.assert_allclose(mixed.labels, expected, atol=1e-6)
@@ -99,7 +105,7 @@ def test_losses_that_cannot_be_mixed_are_refused():
     sample = Sample(IMAGES, np.eye(3, dtype="float32")[LABELS])
     loss = resolve_loss(keras.losses.BinaryCrossentropy(from_logits=True), model, sample)
     with pytest.raises(ConfigError, match="distillation takes"):
-        check_distillation(loss, sample, (3,))
+        check_distillation(loss, sample, (3,), 0.5)
     signs = Sample(IMAGES, np.arange(len(IMAGES)) % 2)
     for name in ("hinge", keras.losses.SquaredHinge(), keras.losses.categorical_hinge):
         loss = resolve_loss(
@@ -108,28 +114,53 @@ def test_losses_that_cannot_be_mixed_are_refused():
             signs,
         )
         with pytest.raises(ConfigError, match=r"got .*hinge"):
-            check_distillation(loss, signs, (1,))
+            check_distillation(loss, signs, (1,), 0.5)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_labels_are_mixed_with_outputs_for_losses_that_weigh_the_two_alike(name):
+    """What is not linear in its targets has a gap that depends on the outputs; the parameters are far apart."""
+    rng = np.random.default_rng(0)
+    rows, *outputs = (keras.ops.softmax(3 * rng.normal(size=(50, 3))) for _ in range(4))
+    labels = np.where(np.eye(3)[LABELS] > 0, 4.0, 0.0) if name == "huber" else np.eye(3)[LABELS]
+
+    def total(targets, output):
+        return float(keras.ops.sum(keras.losses.get(name)(keras.ops.cast(targets, "float64"), output)))
+
+    gaps = [
+        total(0.6 * labels + 0.4 * rows, one) - 0.6 * total(labels, one) - 0.4 * total(rows, one) for one in outputs
+    ]
+    linear = np.ptp(gaps) < 1e-3
+    loss = Loss(MeanOf(keras.losses.get(name), "float32"), "other", f"{name}, as given", 3)
+    sample = Sample(IMAGES, labels)
+    if name in HINGES or not linear:
+        with pytest.raises(ConfigError, match=f"{name}, as given"):
+            check_distillation(loss, sample, (3,), 0.4)
+    else:
+        check_distillation(loss, sample, (3,), 0.4)
+    if name not in HINGES:
+        check_distillation(loss, sample, (3,), 1.0)
 
 
 def test_outputs_of_open_size_are_learnt_too():
     maps = Sample(IMAGES, np.zeros((*IMAGES.shape[:3], 2), "float32"))
     loss = Loss(keras.losses.MeanSquaredError(), "other", "mse", 2)
-    check_distillation(loss, maps, (None, None, 2))
+    check_distillation(loss, maps, (None, None, 2), 0.5)
     with pytest.raises(ConfigError, match="got mse"):
-        check_distillation(loss, maps, (None, None, 3))
+        check_distillation(loss, maps, (None, None, 3), 0.5)
 
 
 def test_a_loss_that_does_not_tell_logits_from_probabilities_or_leaves_a_class_out_is_refused():
     model, rows = small_cnn(), Sample(IMAGES, np.eye(3, dtype="float32")[LABELS])
     own = resolve_loss(lambda t, p: keras.losses.categorical_crossentropy(t, p, from_logits=True), model, rows)
     with pytest.raises(ConfigError, match="cannot tell whether lambda, as given takes logits"):
-        check_distillation(own, rows, (3,))
+        check_distillation(own, rows, (3,), 0.5)
     without = resolve_loss(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0), model, Sample(IMAGES, LABELS)
     )
     with pytest.raises(ConfigError, match="no loss with an ignore_class"):
-        check_distillation(without, Sample(IMAGES, LABELS), (3,))
-    check_distillation(resolve_loss("mse", model, rows), rows, (3,))
+        check_distillation(without, Sample(IMAGES, LABELS), (3,), 0.5)
+    check_distillation(resolve_loss("mse", model, rows), rows, (3,), 0.5)
 
 
 @pytest.mark.parametrize(("share", "labels"), [(0.5, "one-hot"), (0.6, "other")])
