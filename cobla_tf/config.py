@@ -194,7 +194,7 @@ class FineTuneConfig:
     """Epochs without a better validation loss after which training stops; 0 never stops it early."""
     callbacks: tuple[Any, ...] = ()
     """Further callbacks of Keras, in a tuple; none that sets the learning rate. After an interruption they begin anew
-    with the epoch at which training goes on."""
+    with the epoch at which training goes on; in a sweep the same ones serve all points."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""

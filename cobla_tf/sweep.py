@@ -62,7 +62,9 @@ def pareto(
         model, dataset, validation, config: as for `compress`; each point has a folder of its own in the output folder,
             and the curve lies beside them as a table, a CSV file and a picture. The same call made again after an
             interruption goes on where that one had come to. With `config.benchmark` the original and all points are
-            timed in turn at the end, in LiteRT with one image and one thread.
+            timed in turn at the end, in LiteRT with one image and one thread. The callbacks of `config.fine_tune` are
+            the same objects at all points: what one remembers, as ModelCheckpoint(save_best_only=True) does the best
+            value, holds from point to point, and a file of its own is overwritten.
         macs, params, budgets: as for `compress`, but a list each, all of the same length; best from loose to tight.
         methods: names of methods that take budgets; one of your own goes with `compress` alone.
         **options: scheme, layers, exclude, resources and loss, as for `compress`.
