@@ -1,13 +1,17 @@
 """Files and folders that are written whole or not at all, and whether a folder can be written."""
 
+import errno
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cobla_tf.errors import OutputError, first_line
 
 STAGE = ".writing-"
 """How the names of folders begin in which files are made before they take their place."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def at_home(path: str) -> str:
@@ -32,6 +36,21 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+@contextmanager
+def guarded(path: Path, work: str = "written", then: str = " and try again") -> Iterator[None]:
+    """What the system refuses inside becomes a sentence about the path: it cannot be `work`, and what to do `then`.
+
+    Raises:
+        OutputError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        remedy = "make room for it" if error.errno in NO_ROOM else "mend that"
+        raise OutputError(f"{path} cannot be {work} ({reason}); {remedy}{then}.") from error
+
+
 def replace_with(target: Path, write: Callable[[Path], None]) -> Path:
     """Let `write` make a file or folder beside the target, and put it there once it is complete.
 
@@ -40,11 +59,8 @@ def replace_with(target: Path, write: Callable[[Path], None]) -> Path:
     Raises:
         OutputError: the disk is full, or the folder cannot be written any more.
     """
-    try:
+    with guarded(target):
         return _replace_with(target, write)
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise OutputError(f"{target} cannot be written ({reason}); make room for it and try again.") from error
 
 
 def _replace_with(target: Path, write: Callable[[Path], None]) -> Path:
@@ -52,12 +68,12 @@ def _replace_with(target: Path, write: Callable[[Path], None]) -> Path:
         new, old = Path(stage, "new", target.name), Path(stage, "old")
         new.parent.mkdir()
         write(new)
-        if target.is_dir():  # a folder cannot be replaced in one step
-            target.replace(old)
         try:
+            if target.is_dir():  # a folder cannot be replaced in one step
+                target.replace(old)
             new.replace(target)
-        except OSError:
-            if old.exists():
+        except BaseException:  # Ctrl-C between the two as well
+            if old.exists() and not target.exists():
                 old.replace(target)
             raise
     return target

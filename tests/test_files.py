@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,46 @@ def test_the_earlier_folder_comes_back_where_the_new_one_cannot_be_moved(tmp_pat
     with pytest.raises(OutputError, match="cannot be written"):
         replace_with(tmp_path / "result", lambda path: None)
     assert (tmp_path / "result" / "inner").read_text() == "first"
+
+
+@pytest.mark.parametrize(("moved", "left"), [("old", "first"), ("new", "second")])
+def test_ctrl_c_once_a_folder_has_moved_loses_none(moved, left, tmp_path, monkeypatch):
+    target, replace = tmp_path / "result", Path.replace
+
+    def write(path, text):
+        path.mkdir()
+        (path / "inner").write_text(text)
+
+    def interrupted(path, to):
+        replace(path, to)
+        if path == target if moved == "old" else path.parent.name == "new":
+            raise KeyboardInterrupt
+
+    replace_with(target, lambda path: write(path, "first"))
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace_with(target, lambda path: write(path, "second"))
+    assert (target / "inner").read_text() == left
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room for it"),
+        (errno.EDQUOT, "make room for it"),
+        (errno.EACCES, "mend that"),
+        (errno.EROFS, "mend that"),
+    ],
+)
+def test_room_is_asked_for_where_it_is_short_alone(number, remedy, tmp_path):
+    def write(path):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(
+        OutputError, match=rf"result cannot be written \({os.strerror(number)}\); {remedy} and try again"
+    ):
+        replace_with(tmp_path / "result", write)
 
 
 @pytest.mark.parametrize("inside", ["", "below", "far/below"])
