@@ -60,9 +60,7 @@ def _run(name: str, call: Callable[[], NoReturn], stopped: str) -> NoReturn:
     if sys.stderr is None:  # closed by who started the program
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         os.dup2(sys.stderr.fileno(), 2)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as for a command that a script puts in the background
-            signal.signal(number, _stop)
+    _on_stop(_stop)
     try:
         call()
     except SystemExit:
@@ -77,6 +75,7 @@ def _run(name: str, call: Callable[[], NoReturn], stopped: str) -> NoReturn:
             raise
         sys.exit(bad_input(name, ConfigError("it takes more memory than there is: lower --batch_size, or the sample.")))
     except KeyboardInterrupt as stop:
+        _on_stop(signal.SIG_DFL)  # who cannot wait for what is still at work ends it, without a word more
         print(f"{name}: stopped; {stopped}", file=sys.stderr)
         sys.exit(128 + (stop.args or (signal.SIGINT,))[0])
 
@@ -152,6 +151,13 @@ def _check_text(text: str) -> None:
         raise ConfigError(f"flags must be text in UTF-8, got {text!r}.") from error
     if "\0" in text:
         raise ConfigError(f"flags must be text without null characters, got {text!r}.")
+
+
+def _on_stop(handler: Any) -> None:
+    """What SIGINT and SIGTERM do, unless they are ignored, as for a command that a script puts in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -268,6 +268,28 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(ignored):
             signal.signal(number, handler)
 
 
+SLOW_TO_END = """
+import os, signal, threading, time
+from cobla_tf.terminal import run_with_arguments
+
+def main():
+    threading.Thread(target=time.sleep, args=(60,)).start()  # which the end of the process waits for
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored it stays so
+run_with_arguments("test", main, "nothing is kept")
+"""
+
+
+def test_a_second_ctrl_c_ends_the_program_at_once_without_a_word():
+    process = subprocess.Popen([sys.executable, "-c", SLOW_TO_END], stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "test: stopped; nothing is kept\n"
+    process.send_signal(signal.SIGINT)
+    _, more = process.communicate(timeout=30)
+    assert (process.returncode, more) == (-signal.SIGINT, "")
+
+
 def test_home_is_found_whatever_the_shell_does(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert at_home("~/out") == str(tmp_path / "out") == str(Config(output_dir="~/out").output_dir)
