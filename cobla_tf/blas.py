@@ -1,6 +1,6 @@
 """Linear algebra on one thread, where several only wait for one another."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
@@ -13,8 +13,11 @@ from cobla_tf.timings import cores
 T = TypeVar("T")
 
 
-def on_all_cores(function: Callable[..., T], *arguments: Iterable) -> Iterator[T]:
-    """map(function, *arguments), a core and one BLAS thread a call: better used so than all on one matrix."""
+def on_all_cores(function: Callable[..., T], *arguments: Iterable) -> Generator[T, None, None]:
+    """map(function, *arguments), a core and one BLAS thread a call: better used so than all on one matrix.
+
+    Calls that have not begun when it is closed are left out.
+    """
     with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
         yield from pool.map(function, *arguments)
 

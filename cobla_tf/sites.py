@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -222,7 +223,8 @@ def _unusable(uses: list[Call]) -> str | None:
 
 def _decomposed(found: list[list[Call]], scheme: str) -> tuple[Site, ...]:
     """The sites in their order."""
-    return tuple(bar(on_all_cores(partial(_site, scheme=scheme), found), len(found), "layers"))
+    with closing(on_all_cores(partial(_site, scheme=scheme), found)) as sites:  # so that Ctrl-C leaves none to be done
+        return tuple(bar(sites, len(found), "layers"))
 
 
 def _site(uses: list[Call], scheme: str) -> Site:

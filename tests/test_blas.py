@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from networks import small_cnn
@@ -56,6 +58,28 @@ def test_sites_are_decomposed_several_at_once_in_order(monkeypatch, scheme):
         for site in found:
             alone = decompose(site.kind.kernel_of(site.layer).numpy(), site.decomposition.form)
             np.testing.assert_array_equal(site.decomposition.P, alone.P)
+
+
+def test_ctrl_c_leaves_out_the_sites_that_have_not_begun(monkeypatch):
+    begun = []
+
+    def slow(*arguments):
+        begun.append(arguments)
+        time.sleep(0.1)
+        return decompose(*arguments)
+
+    def interrupted(steps, *arguments):
+        yield next(steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sites, "decompose", slow)
+    monkeypatch.setattr(sites, "bar", interrupted)
+    monkeypatch.setattr(blas, "cores", lambda: 1)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        sites.find_sites(small_cnn(), "spatial")
+    time.sleep(0.3)
+    assert len(begun) < 3
+    del stop  # it held all frames, as the end of a program does
 
 
 @pytest.mark.usefixtures("_three_threads")
