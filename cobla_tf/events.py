@@ -1,14 +1,15 @@
 """Scalars of a solve in TensorBoard's file format; TensorFlow's own writer of scalars needs TensorBoard installed."""
 
+import errno
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
 
-from cobla_tf.errors import OutputError
-from cobla_tf.files import check_writable
+from cobla_tf.files import check_writable, guarded
 from cobla_tf.report_parts import IterationRecord
 
 FILE = Path("tensorboard", "events.out.tfevents.solve")
@@ -31,8 +32,9 @@ class EventFile:
         """Begin the file."""
         self._path, self._step = folder / FILE, 0
         check_writable(self._path.parent)
-        self._path.unlink(missing_ok=True)
-        self._writer = tf.io.TFRecordWriter(str(self._path))
+        with _guarded(self._path):
+            self._path.unlink(missing_ok=True)
+            self._writer = tf.io.TFRecordWriter(str(self._path))
         self._write(file_version=VERSION)
 
     def add(self, scalars: Mapping[str, float]) -> None:
@@ -42,11 +44,20 @@ class EventFile:
         self._write(step=self._step, summary=tf.compat.v1.Summary(value=values))
 
     def _write(self, **content: object) -> None:
-        try:
+        with _guarded(self._path):
             self._writer.write(tf.compat.v1.Event(wall_time=time.time(), **content).SerializeToString())
             self._writer.flush()
-        except tf.errors.OpError as error:
-            raise OutputError(f"{self._path} cannot be written ({error.message}); make room for it.") from error
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """As `files.guarded`, for what TensorFlow's own way to a file is refused as well."""
+    with guarded(path, then=", and the same command goes on where it was"):
+        try:
+            yield
+        except tf.errors.OpError as error:  # its message is the path and the system's own
+            full = isinstance(error, tf.errors.ResourceExhaustedError)
+            raise OSError(errno.ENOSPC if full else errno.EIO, error.message.rpartition("; ")[2]) from error
 
 
 def scalars(record: IterationRecord, sites: list[str]) -> dict[str, float]:

@@ -21,8 +21,8 @@ import numpy as np
 from absl import logging
 
 from cobla_tf.digest import SIZE, digest
-from cobla_tf.errors import OutputError
-from cobla_tf.unfinished import SET_ASIDE
+from cobla_tf.files import guarded
+from cobla_tf.unfinished import aside
 
 Array = np.ndarray
 
@@ -35,7 +35,8 @@ class Journal:
 
     A record that is damaged, or cut off by a kill or a full disk, is dropped with all that follows, and so is an answer
     to another question than is asked (as on a processor that rounds otherwise); the log says so. A copy of the file as
-    it was is set aside in the latter case.
+    it was is set aside in the latter case. A header is this one as long as its content or its digest is: damage to the
+    rest of its record costs no answer.
 
     Args:
         path: of the file; None keeps nothing.
@@ -104,14 +105,27 @@ class Journal:
         path.parent.mkdir(exist_ok=True)
         if path.exists() and path.stat().st_size:
             self._file = path.open("r+b", buffering=0)
-            if _record(self._file) == head:
+            if self._begins_with(head):
                 self._next = self._read()
                 return
             self._file.close()
-            aside = path.replace(path.with_suffix(SET_ASIDE))
-            logging.warning("%s is damaged, or of another run: it is now %s, and a new one begins", path, aside.name)
+            now = path.replace(aside(path)).name
+            logging.warning("%s is damaged, or of another run: it is now %s, and a new one begins", path, now)
         self._file = path.open("w+b", buffering=0)
         _append(self._file, head)
+
+    def _begins_with(self, head: bytes) -> bool:
+        """Whether the header is this one, whole or damaged; what is damaged is mended."""
+        start = self._file.read(FRAME.size + len(head))
+        if start == _framed(head):
+            return True
+        check, content = start[FRAME.size - SIZE : FRAME.size], start[FRAME.size :]
+        if check != digest(head) and content != head:
+            return False
+        logging.warning("%s: its header is damaged, and is written anew", self._path)
+        self._file.seek(0)
+        _append(self._file, head)
+        return True
 
     def _replay(self) -> Array:
         _, seconds = ANSWER.unpack_from(self._next)
@@ -134,8 +148,8 @@ class Journal:
         return content
 
     def _leave(self) -> None:
-        aside = shutil.copyfile(self._path, self._path.with_suffix(SET_ASIDE))
-        self._drop(f"answers another question than is asked now (the file as it was is {aside.name})")
+        copy = shutil.copyfile(self._path, aside(self._path))
+        self._drop(f"answers another question than is asked now (the file as it was is {copy.name})")
 
     def _drop(self, reason: str) -> None:
         logging.warning(
@@ -147,13 +161,8 @@ class Journal:
         self._next = None
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
-        try:
+        with guarded(self._path, "read or written", ", and the same command goes on where it was"):
             return work()
-        except OSError as error:
-            raise OutputError(
-                f"{self._path} cannot be read or written ({error.strerror}); make room for it, and the same command "
-                "goes on where it was."
-            ) from error
 
 
 def _record(file: BinaryIO) -> bytes | None:
@@ -168,9 +177,13 @@ def _record(file: BinaryIO) -> bytes | None:
     return content if digest(content) == check else None
 
 
+def _framed(content: bytes) -> bytes:
+    return FRAME.pack(len(content), digest(content)) + content
+
+
 def _append(file: BinaryIO, content: bytes) -> None:
     """Write a record, and wait until it is on the disk."""
-    left = memoryview(FRAME.pack(len(content), digest(content)) + content)
+    left = memoryview(_framed(content))
     while left:
         left = left[file.write(left) :]
     os.fsync(file.fileno())

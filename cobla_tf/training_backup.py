@@ -8,7 +8,6 @@ import json
 import os
 import time
 import zipfile
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +18,14 @@ from absl import logging
 
 from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.errors import first_line
-from cobla_tf.files import replace_with
-from cobla_tf.unfinished import PREVIOUS, SET_ASIDE
+from cobla_tf.files import guarded, replace_with
+from cobla_tf.texts import counted
+from cobla_tf.unfinished import PREVIOUS, aside
 
 if TYPE_CHECKING:
     from cobla_tf.finetune import BestWeights
 
 Array = np.ndarray
-
-UNREADABLE = (
-    OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What NumPy raises for a file that is damaged or none of ours."""
 
 
 class TrainingBackup(keras.callbacks.Callback):
@@ -65,10 +60,8 @@ class TrainingBackup(keras.callbacks.Callback):
         self._best = best
         with devices.scope():
             model.optimizer.build(model.trainable_variables)
-        for path in [] if self._path is None else [self._path, _previous(self._path)]:
-            if path.exists() and self._restore(path, _variables(model)):
-                logging.info("resumed: %d epochs of training are from an earlier attempt (%s)", self.restored, path)
-                break
+        if self._path is not None:
+            self._restore_newest(_variables(model))
         if devices.workers > 1:
             self._share(devices, model)
         return self.restored
@@ -95,11 +88,8 @@ class TrainingBackup(keras.callbacks.Callback):
             self._keep()
 
     def _keep(self) -> None:
-        if self._path is None:
-            return
-        if self._path.exists():
-            self._path.replace(_previous(self._path))
-        replace_with(self._path, self._write)
+        if self._path is not None:
+            replace_with(self._path, self._write)
 
     def _write(self, path: Path) -> None:
         facts = {
@@ -115,6 +105,8 @@ class TrainingBackup(keras.callbacks.Callback):
             np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
             file.flush()
             os.fsync(file.fileno())
+        if self._path.exists():  # no sooner, so that a full disk leaves both files as they were
+            self._path.replace(_previous(self._path))
 
     def _share(self, devices: Devices, model: keras.Model) -> None:
         best = self._best
@@ -125,8 +117,24 @@ class TrainingBackup(keras.callbacks.Callback):
             devices.share_weights(_variables(model))
             best.weights = [devices.agreed(weight) for weight in best.weights or model.get_weights()]
 
-    def _restore(self, path: Path, variables: list[Any]) -> bool:
+    def _restore_newest(self, variables: list[Any]) -> None:
+        """From the file, or else from the one before; what cannot be used is set aside."""
+        unusable, end = [], "there is no older one, and training begins anew"
+        for path in filter(Path.exists, (self._path, _previous(self._path))):
+            why = self._restore(path, variables)
+            if not why:
+                logging.info("resumed: %d epochs of training are from an earlier attempt (%s)", self.restored, path)
+                end = f"training goes on from {path.name}, {counted(self.restored, 'epoch')} done"
+                break
+            with guarded(path, "renamed"):
+                unusable.append(f"{path} cannot be used ({why}) and is now {path.replace(aside(path)).name}")
+        if unusable:
+            logging.warning("%s; %s", "; ".join(unusable), end)
+
+    def _restore(self, path: Path, variables: list[Any]) -> str:
+        """Take the state from a file; why it cannot be used, empty if it can."""
         try:
+            _check_whole(path)
             with np.load(path) as file:
                 facts = json.loads(str(file["facts"]))
                 if facts["key"] != self._key:
@@ -134,19 +142,23 @@ class TrainingBackup(keras.callbacks.Callback):
                 state = [file[f"state_{i}"] for i in range(len(variables))]
                 best = [file[f"best_{i}"] for i in range(sum(name.startswith("best_") for name in file.files))]
                 _check_shapes(state, variables)
-        except UNREADABLE as error:
-            aside = path.replace(path.with_suffix(SET_ASIDE))
-            logging.warning(
-                "%s cannot be used (%s) and is now %s; the one before is used, if there is any",
-                path, first_line(error), aside.name,
-            )  # fmt: skip
-            return False
+        except MemoryError:  # which says nothing of the file
+            raise
+        except Exception as error:  # zipfile and NumPy raise nearly anything for what is damaged or none of ours
+            return first_line(error)
         for variable, value in zip(variables, state, strict=True):
             variable.assign(value)
         self.history, self.restored, self.seconds = facts["history"], len(facts["history"]), facts["seconds"]
         self._best.weights, (self._best.epoch, self._best.loss) = best, facts["best"]
         self.complete = facts["complete"]
-        return True
+        return ""
+
+
+def _check_whole(path: Path) -> None:
+    """Compare all checksums: NumPy believes an array's header before it has come to the array's end, and to its own."""
+    with zipfile.ZipFile(path) as file:
+        if damaged := file.testzip():
+            raise ValueError(f"{damaged} in it is damaged")
 
 
 def numbers(logs: dict[str, Any]) -> dict[str, float]:

@@ -18,9 +18,14 @@ LOCK = ".lock"
 PREVIOUS = ".previous"
 """Ending of a file's older version."""
 SET_ASIDE = ".set_aside"
-"""Ending of a file that could not be used."""
+"""Behind the name of a file that could not be used."""
 
 _waiting: ContextVar[list[tuple["Unfinished", bool]] | None] = ContextVar("waiting", default=None)
+
+
+def aside(path: Path) -> Path:
+    """Where a file goes that cannot be used."""
+    return path.with_name(f"{path.name}{SET_ASIDE}")
 
 
 @contextmanager
@@ -111,8 +116,9 @@ class Unfinished:
         if not complete:
             return
         for path in self._used:
-            for file in (path, path.with_suffix(PREVIOUS), path.with_suffix(SET_ASIDE)):
+            for file in (path, path.with_suffix(PREVIOUS)):
                 file.unlink(missing_ok=True)
+                aside(file).unlink(missing_ok=True)
         for folder in {path.parent for path in self._used}:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

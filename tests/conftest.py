@@ -1,12 +1,30 @@
 """Settings of all tests."""
 
 import os
+from contextlib import contextmanager
 
 import pytest
 from absl.testing import flagsaver
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which the system lets no file grow beyond some bytes: writing fails half way, as on a full disk."""
+    import resource
+
+    @contextmanager
+    def full(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return full
 
 
 @pytest.fixture

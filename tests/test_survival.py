@@ -21,7 +21,7 @@ import cobla_tf
 from cobla_tf import contest, export
 from cobla_tf.config import Config, FineTuneConfig, SolveConfig
 from cobla_tf.errors import OutputError
-from cobla_tf.events import FILE
+from cobla_tf.events import FILE, EventFile
 from cobla_tf.examples import Stream
 from cobla_tf.finetune import train, training_backup
 from cobla_tf.journal import Journal
@@ -29,7 +29,7 @@ from cobla_tf.losses import resolve_loss
 from cobla_tf.objective import Objective
 from cobla_tf.progress import bar, doing
 from cobla_tf.reading import as_examples
-from cobla_tf.unfinished import LOCK, Unfinished, held
+from cobla_tf.unfinished import LOCK, Unfinished, aside, held
 
 QUICK = Config(
     solve=SolveConfig(iterations=3, draws=4, refine_iterations=2, sample_fraction=0.3, precision="float32"),
@@ -147,11 +147,11 @@ def test_a_journal_gives_back_what_it_was_given_and_no_more(tmp_path, caplog):
     assert answers(path, range(7)) == [5, 6]
     assert answers(path, [0, 1, 9, 3]) == [9, 3]
     assert "record 3 answers another question" in caplog.text
-    assert answers(path.with_suffix(".set_aside"), range(7)) == []
+    assert answers(aside(path), range(7)) == []
     assert answers(path, [0, 1, 9, 3, 4]) == [4]
     assert answers(path, range(2), {"seed": 1}) == [0, 1]
     assert "set_aside" in caplog.text
-    assert answers(path.with_suffix(".set_aside"), [0, 1, 9, 3, 4]) == []
+    assert answers(aside(path), [0, 1, 9, 3, 4]) == []
 
 
 def test_the_clock_counts_what_an_answer_took_when_it_was_computed(tmp_path):
@@ -172,8 +172,7 @@ def test_the_clock_counts_what_an_answer_took_when_it_was_computed(tmp_path):
 
 def test_a_damaged_journal_is_used_as_far_as_it_is_whole(tmp_path):
     path, rng = tmp_path / "solve.journal", np.random.default_rng(0)
-    answers(path, range(6))
-    whole = path.read_bytes()
+    head, whole = headed(path, range(6))
     for position in rng.integers(0, len(whole), 60):
         torn = whole[:position]
         flipped = torn + bytes([whole[position] ^ 1 << int(rng.integers(8))]) + whole[position + 1 :]
@@ -182,8 +181,44 @@ def test_a_damaged_journal_is_used_as_far_as_it_is_whole(tmp_path):
             path.write_bytes(content)
             computed = answers(path, range(6))
             assert computed == list(range(6 - len(computed), 6))
-            assert computed
+            assert computed or (content is flipped and position < head)
             assert answers(path, range(6)) == []
+
+
+def headed(path, questions):
+    """The length of the first record of a new journal with answers to some questions, and its content."""
+    answers(path, [])
+    head = path.stat().st_size
+    answers(path, questions)
+    return head, path.read_bytes()
+
+
+def test_a_damaged_header_costs_no_answer(tmp_path, caplog):
+    path = tmp_path / "solve.journal"
+    head, whole = headed(path, range(3))
+    places = [range(place, place + 1) for place in range(head)]
+    for place in (*places, range(8), range(8, 24), range(24, head)):  # length, digest and content of the header
+        flipped = bytearray(whole)
+        for i in place:
+            flipped[i] ^= 1 << i % 8
+        path.write_bytes(flipped)
+        assert answers(path, range(3)) == []
+        assert path.read_bytes() == whole
+    assert "its header is damaged" in caplog.text
+
+
+def test_a_header_of_which_nothing_is_left_and_another_one_are_set_aside(tmp_path):
+    path = tmp_path / "solve.journal"
+    head, whole = headed(path, range(3))
+    path.write_bytes(bytes(head) + whole[head:])
+    assert answers(path, range(3)) == [0, 1, 2]
+    assert aside(path).read_bytes() == bytes(head) + whole[head:]
+    assert answers(path, range(3), {"seed": 1}) == [0, 1, 2]
+    other = bytearray(path.read_bytes())
+    other[8] ^= 1  # of its digest
+    path.write_bytes(other)
+    assert answers(path, range(3)) == [0, 1, 2]
+    assert aside(path).read_bytes() == other
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of ours", os.urandom(500)])
@@ -191,7 +226,7 @@ def test_a_foreign_journal_is_set_aside(tmp_path, content):
     path = tmp_path / "solve.journal"
     path.write_bytes(content)
     assert answers(path, range(3)) == [0, 1, 2]
-    assert not content or path.with_suffix(".set_aside").read_bytes() == content
+    assert not content or aside(path).read_bytes() == content
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
@@ -200,6 +235,40 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     refused = pytest.raises(OutputError, match=r"No space left on device.*the same command goes on")
     with Path("/dev/full").open("wb", buffering=0) as journal._file, refused:
         journal.answer(("question",), lambda: np.zeros(3))
+
+
+def test_what_is_refused_for_another_reason_than_room_asks_for_none(tmp_path):
+    (tmp_path / "solve.journal" / "inner").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"\(Is a directory\); mend that, and the same command goes on where it was"):
+        Journal(tmp_path / "solve.journal", {})
+
+
+def test_a_full_disk_costs_training_no_backup(tmp_path, monkeypatch, full_disk):
+    whole, history, _ = tuned(None, monkeypatch, None)
+    assert tuned(tmp_path, monkeypatch, 10) is None  # in the third epoch of four batches
+    folder = tmp_path / "unfinished"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert {path.suffix for path in before} == {".npz", ".previous"}
+    with full_disk(5000), pytest.raises(OutputError, match=r"npz cannot be written \(File too large\); mend that"):
+        tuned(tmp_path, monkeypatch, None)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    model, again, batches = tuned(tmp_path, monkeypatch, None)
+    assert (again, batches) == (history, 8)
+    assert same_weights(model, whole)
+
+
+@pytest.mark.parametrize("name", ["set aside", "previous"])
+def test_a_backup_that_cannot_be_moved_is_one_sentence(name, tmp_path, monkeypatch):
+    tuned(tmp_path, monkeypatch, 10)
+    (path,) = (tmp_path / "unfinished").glob("*.npz")
+    if name == "set aside":
+        path.write_bytes(b"")
+        aside(path).mkdir()
+    else:
+        path.with_suffix(".previous").unlink()
+        path.with_suffix(".previous").mkdir()
+    with pytest.raises(OutputError, match=r"npz cannot be (written|renamed) \(Is a directory\); mend that"):
+        tuned(tmp_path, monkeypatch, None)
 
 
 def test_two_runs_in_one_folder(tmp_path):
@@ -224,8 +293,9 @@ def test_two_runs_in_one_folder(tmp_path):
 def test_nothing_of_a_complete_run_stays(tmp_path):
     unfinished = Unfinished(tmp_path)
     path = unfinished.path("fine_tuning.npz", b"abcd")
-    for ending in (".npz", ".previous", ".set_aside"):
-        path.with_suffix(ending).write_bytes(b"x")
+    for file in (path, path.with_suffix(".previous")):
+        file.write_bytes(b"x")
+        aside(file).write_bytes(b"x")
     unfinished.end(complete=True)
     assert not list(tmp_path.iterdir())
 
@@ -501,10 +571,15 @@ def test_a_damaged_backup_gives_way_to_the_one_before(tmp_path, monkeypatch, cap
         assert again == history
         assert batches == 4
         assert f"{path.name} cannot be used" in caplog.text
-    path.with_suffix(".previous").write_bytes(b"")
-    path.write_bytes(b"")
+        older = path.with_suffix(".previous")
+        assert f"now {aside(path).name}; training goes on from {older.name}, 3 epochs done" in caplog.text
+        assert aside(path).read_bytes() == damaged
+        caplog.clear()
+    older.write_bytes(b"older")
+    path.write_bytes(b"newer")
     assert tuned(tmp_path, monkeypatch, None)[1:] == (history, 16)
-    assert path.with_suffix(".set_aside").exists()
+    assert f"{aside(older).name}; there is no older one, and training begins anew" in caplog.text
+    assert (aside(path).read_bytes(), aside(older).read_bytes()) == (b"newer", b"older")
     path.replace(tmp_path / "kept")
     tuned(tmp_path, monkeypatch, None, epochs=3)
     for other in (tmp_path / "unfinished").glob("*.npz"):
@@ -579,6 +654,26 @@ def test_bars_are_for_terminals_that_want_messages(monkeypatch):
         assert shown(Terminal(), absl_logging.WARNING) == shown(io.StringIO(), absl_logging.INFO) == ""
     finally:
         absl_logging.set_verbosity(before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_below_tensorboard_costs_nothing_that_was_computed(model, tmp_path, monkeypatch):
+    def begun(self, folder, begin=EventFile.__init__):
+        begin(self, folder)
+        self._writer = tf.io.TFRecordWriter("/dev/full")
+
+    refused = r"tfevents.solve cannot be written \(No space left on device\); make room for it, and the same command"
+    with monkeypatch.context() as full, pytest.raises(OutputError, match=refused):
+        full.setattr(EventFile, "__init__", begun)
+        solved(model, tmp_path)
+    assert any("resumed: " in note for note in solved(model, tmp_path).report.notes)
+    assert (tmp_path / FILE).stat().st_size > 1000
+
+
+def test_a_folder_in_the_place_of_the_scalars_is_one_sentence(tmp_path):
+    (tmp_path / FILE / "inner").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"tfevents.solve cannot be written \(.*\); mend that"):
+        EventFile(tmp_path)
 
 
 def test_tensorboard_gets_every_iteration_once(model, tmp_path):
