@@ -16,7 +16,7 @@ from cobla_tf.page import html_page
 from cobla_tf.plots import convergence_figure, sites_figure
 from cobla_tf.provenance import command
 from cobla_tf.report import Report
-from cobla_tf.report_files import markdown, write_report
+from cobla_tf.report_files import NAMES, markdown, write_report
 from cobla_tf.report_parts import (
     BudgetReport,
     CertificateRecord,
@@ -211,6 +211,23 @@ def test_a_failing_report_leaves_the_earlier_one(tmp_path, monkeypatch):
         write_report(make_report(seed=8), tmp_path)
     assert paths["report"].read_bytes() == before
     assert len(list(tmp_path.iterdir())) == len(paths)
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html", "sites.png"])
+def test_a_full_disk_leaves_every_file_of_the_earlier_report_or_the_new_one(name, tmp_path, full_disk):
+    def content(seed=None):
+        if seed:
+            write_report(make_report(seed=seed), tmp_path)
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    new, old = content(8), content(7)
+    room = len(new[name]) - 1
+    refused = next(file for file in NAMES.values() if len(new[file]) > room)  # they are written in this order
+    with full_disk(room), pytest.raises(OutputError, match=rf"{refused} cannot be written \(File too large\)"):
+        content(8)
+    left = content()
+    assert left[refused] == old[refused]
+    assert {file: left[file] in (old[file], new[file]) for file in left} == dict.fromkeys(old, True)
 
 
 def test_an_unwritable_folder_is_told_by_name(tmp_path):
