@@ -74,6 +74,7 @@ class Objective:
         self._sums = devices.sums(masked.variables)
         signature = _signature(masked.model, probe)
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, signature, devices)
+        self._judging_steps: dict[tuple, Callable] = {}
 
     def keep(self, kept: Array, whole: Array) -> "Objective":
         """The same of the kept terms alone, and of the biases, as `surgery.mask_kept` has it; it counts on.
@@ -151,7 +152,10 @@ class Objective:
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
         self._masked.write(masks)
-        return evaluate(self._masked.model, examples, self.loss, self._batch_size, self._devices)
+        model, signature = self._masked.model, _signature(self._masked.model, examples.probe())
+        if (key := tuple(tf.nest.flatten(signature))) not in self._judging_steps:
+            self._judging_steps[key] = _judging_step(model, self.loss, signature, self._devices)
+        return _judged(model, examples, self.loss, self._batch_size, self._judging_steps[key], self._devices)
 
     def _gradients(self, sample: Sample) -> tuple[float, list[tuple[tf.Tensor, ...]]]:
         """This worker's part of the mean loss, and the sum of the gradients of each of its replicas."""
@@ -220,15 +224,31 @@ def evaluate(
         examples, loss, batch_size: of what, by what, and in how large steps it is judged.
         devices: what shares each batch.
     """
+    step = _judging_step(model, loss, _signature(model, examples.probe()), devices)
+    return _judged(model, examples, loss, batch_size, step, devices)
+
+
+def _judging_step(model: keras.Model, loss: Loss | LossSum, signature: list[Any], devices: Devices) -> Callable:
+    """Traced: sums over a batch of losses, hits and guesses."""
 
     def step(images: Any, labels: Any) -> tuple[tf.Tensor, ...]:
         outputs = forward(model, images)
         return loss.total(labels, outputs), *loss.hits(labels, outputs)
 
-    traced = devices.traced(devices.of_own_part(step), _signature(model, examples.probe()))
+    return devices.traced(devices.of_own_part(step), signature)
+
+
+def _judged(
+    model: keras.Model,
+    examples: Examples,
+    loss: Loss | LossSum,
+    batch_size: int,
+    step: Callable[[Any, Any], Any],
+    devices: Devices,
+) -> Evaluation:
     sums, count = np.zeros(3), 0
     batches = tensors(model, examples, batch_size, devices)
-    for size, values in one_behind((_size(batch[0]), traced(*batch)) for batch in batches):
+    for size, values in one_behind((_size(batch[0]), step(*batch)) for batch in batches):
         sums += [sum(map(float, devices.parts(value))) for value in values]
         count += size
     total, hits, guesses, count = devices.total(np.append(sums, count)).tolist()

@@ -111,6 +111,37 @@ def test_gradient_does_not_depend_on_the_batch_size():
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Traced(keras.layers.Layer):
+    """Counts how often Python comes to it: once a trace, never where a graph runs."""
+
+    times = 0
+
+    def call(self, x):
+        Traced.times += 1
+        return x
+
+
+def test_nothing_is_traced_again_after_the_first_evaluation():
+    images = keras.Input((10, 10, 2))
+    x = keras.layers.GlobalAveragePooling2D()(Traced()(keras.layers.Conv2D(8, 3)(images)))
+    model, sample = keras.Model(images, keras.layers.Dense(3)(x)), Sample(*images_and_labels(23))
+    sites, rng = find_sites(model, "spatial"), np.random.default_rng(0)
+    kept, whole = np.arange(sites.layout.size) < 4, np.zeros(1, dtype=bool)
+    masked = objective_of(model, sites, sample, "folded", batch_size=8)
+    seen = []
+    for objective, biases in ((masked, []), (masked.keep(kept, whole), [np.zeros(8)])):
+        for size in (23, 8, 13, 1, 16):  # whole and uneven batches
+            masks, part = np.concatenate([rng.random(sites.layout.size), *biases]), sample.take(np.arange(size))
+            objective.value(masks, part)
+            objective.values(masks, part, 3)
+            objective.gradient(masks, part)
+            objective.fisher(masks, part.take(np.arange(min(size, 3))))
+            objective.evaluate(masks, part)
+            seen.append(Traced.times)
+    assert 0 < seen[0] == seen[4] < seen[5] == seen[9]
+
+
 def test_masked_loss_equals_the_loss_of_the_rebuilt_network():
     model = small_cnn()
     sample = Sample(*images_and_labels(20))
