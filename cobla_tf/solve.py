@@ -151,6 +151,7 @@ class Solver:
 
     def _round(self, masks: Array, whole: Array) -> Rounded:
         """The best of several roundings by the loss on one sample that all of them share, if need be after a fade."""
+        self._tell_next("rounding")
         drawn, model = dict[bytes, Rounded](), self.config.rounding == "model"
         for _ in range(self.config.draws):
             rounded = round_masks(masks, whole, self.sigmas, self.costs, self.limits, self.rng, fill=model)
@@ -169,6 +170,11 @@ class Solver:
         self.log.rounding = RoundingRecord(verdict.relaxed, verdict.loss)
         faded = self._fade(masks, candidates[verdict.fading], verdict.loss) if verdict.fading else None
         return faded or candidates[verdict.best]
+
+    def _tell_next(self, step: str) -> None:
+        """Say in the log what begins, and in front of bars what goes on."""
+        logging.info("%s begins", step)
+        self.objective.tally.stage = step
 
     def _compared(self, masks: Array) -> float:
         self.log.values += 1
@@ -209,6 +215,7 @@ class Solver:
         """Fit the scale of what is kept, and the biases, to the loss: it costs nothing, so no row is left."""
         if not self.config.refine_iterations or rounded.allocation.whole.all():
             return rounded
+        self._tell_next("refining")
         before, cost = self.relaxation, self.costs.used(rounded.allocation)
         share = float(self.macs.used(rounded.allocation)[0] / self.macs.totals()[0])
         oracle = self.oracle.keep(rounded.kept, rounded.allocation.whole, share)
