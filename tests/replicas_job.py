@@ -73,10 +73,10 @@ def logical_devices(count, folder):
     whole(folder, "mirrored")
 
 
-def worker(folder, gradients):
+def worker(folder, *kill):
     find_devices("multi_worker")
-    if gradients:
-        _kill_after(int(gradients))
+    if kill:
+        _kill_at(kill[0], int(kill[1]))
     try:
         whole(folder, "multi_worker")
     except WorkerError as error:
@@ -84,16 +84,18 @@ def worker(folder, gradients):
         sys.exit(3)
 
 
-def _kill_after(gradients):
-    original, left = Objective.gradient, [gradients]
+def _kill_at(what, number):
+    """Kill this process in its gradient, or batch of training, of some number."""
+    owner, name = {"gradient": (Objective, "gradient"), "batch": (keras.callbacks.TerminateOnNaN, "on_batch_end")}[what]
+    original, left = getattr(owner, name), [number]
 
-    def gradient(*arguments):
+    def call(*arguments, **options):
         left[0] -= 1
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments)
+        return original(*arguments, **options)
 
-    Objective.gradient = gradient
+    setattr(owner, name, call)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
 
@@ -36,12 +38,18 @@ def start(*arguments, **environment):
     return subprocess.Popen([sys.executable, JOB, *map(str, arguments)], env=environment, text=True, **pipes)
 
 
-def together(folder, count, killed=None):
-    """Exit codes and standard errors of several workers; one of them is killed at its third gradient."""
+def together(folder, count, killed=None, at=()):
+    """Exit codes of several workers, their standard errors, and when each ended; one of them is killed somewhere."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
-    started = [start("worker", folder, 3 if i == killed else 0, TF_CONFIG=told(cluster, index=i)) for i in range(count)]
-    errors = [process.communicate(timeout=1200)[1] for process in started]
-    return [process.returncode for process in started], errors
+
+    def ended(process):
+        error = process.communicate(timeout=1200)[1]
+        return process.returncode, error, time.monotonic()
+
+    kills = [at if i == killed else () for i in range(count)]
+    started = [start("worker", folder, *kill, TF_CONFIG=told(cluster, index=i)) for i, kill in enumerate(kills)]
+    with ThreadPoolExecutor(count) as pool:
+        return list(zip(*pool.map(ended, started), strict=True))
 
 
 def same_reports(folder, other):
@@ -83,15 +91,24 @@ def test_several_devices_give_what_one_gives(tmp_path, one_device, pieces_of_one
     same_reports(tmp_path, one_device)
 
 
-def test_a_worker_is_killed_and_fewer_go_on_to_what_one_device_gives(tmp_path, one_device):
-    codes, errors = together(tmp_path, 3, killed=2)
-    assert codes == [3, 3, -9], errors
-    for error in errors[:2]:
-        assert "another worker has stopped" in error.splitlines()[-1], error[-1500:]
-    codes, errors = together(tmp_path, 2)
-    assert codes == [0, 0], errors
+@pytest.mark.parametrize(
+    ("killed", "at", "earlier"),
+    [
+        (2, ("gradient", 3), "evaluations are of an earlier attempt"),
+        (0, ("batch", 6), "1 epochs of fine-tuning are of an earlier attempt"),  # in the second epoch of four batches
+    ],
+    ids=["a worker in the solve", "the chief in fine-tuning"],
+)
+def test_one_of_three_is_killed_and_two_go_on_to_what_one_device_gives(tmp_path, one_device, killed, at, earlier):
+    codes, errors, times = together(tmp_path, 3, killed, at)
+    assert codes == tuple(-9 if i == killed else 3 for i in range(3)), errors
+    for i in {0, 1, 2} - {killed}:
+        assert "another worker has stopped" in errors[i].splitlines()[-1], errors[i][-1500:]
+        assert times[i] - times[killed] < 60
+    codes, errors, _ = together(tmp_path, 2)
+    assert codes == (0, 0), errors
     same_reports(tmp_path, one_device)
-    assert "are of an earlier attempt" in (tmp_path / "report.md").read_text()
+    assert earlier in (tmp_path / "report.md").read_text()
 
 
 def test_a_worker_waits_for_its_chief_but_not_for_ever():
