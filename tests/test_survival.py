@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from functools import wraps
 from pathlib import Path
 
@@ -288,6 +289,30 @@ def test_two_runs_in_one_folder(tmp_path):
     assert "another run is at work" in refused.pop()
     other()
     assert not refused
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from cobla_tf.unfinished import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_as_long_as_the_first_is_there(tmp_path, command):
+    first = [sys.executable, "-c", HOLDER, str(tmp_path / "out")]
+    with subprocess.Popen(first, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        code, _, said = command("--output_dir=out")
+        process.kill()
+    assert code == 2
+    assert said == (
+        "cobla_tf: error: another run is at work in out; wait until it ends, or name another output folder.\n"
+    )
+    with held(tmp_path / "out"):
+        pass
 
 
 def test_nothing_of_a_complete_run_stays(tmp_path):
@@ -596,41 +621,53 @@ FLAGS = [
 
 def started(cwd, *more):
     command = [sys.executable, "-m", "cobla_tf.main", *FLAGS, *more]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background would have it ignored
+    try:
+        return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def wait_for(process, folder, pattern, least):
-    """Until a file of the run has this size, or the run has ended."""
-    while process.poll() is None:
-        if any(path.stat().st_size >= least for path in folder.glob(f"cobla_out/unfinished/{pattern}")):
-            return
+def stopped(folder, pattern, least, number):
+    """Begin or go on, and send a signal once a file of this size is there; exit code and what was said."""
+    process = started(folder)
+    while process.poll() is None and not any(p.stat().st_size >= least for p in folder.glob(f"cobla_out/{pattern}")):
         time.sleep(0.01)
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=300)
+    return process.returncode, text
 
 
-def test_real_kills(tmp_path):
+def exported(folder):
+    """Names of all files, and what the exported model holds."""
+    with zipfile.ZipFile(folder / "cobla_out" / "compressed.keras") as archive:
+        return {str(path.relative_to(folder)) for path in folder.rglob("*")}, archive.read("model.weights.h5")
+
+
+def test_real_signals_and_kills(tmp_path):
     folders = [tmp_path / "whole", tmp_path / "killed"]
     for folder in folders:
         folder.mkdir()
-    whole, killed = started(folders[0]), started(folders[1])
-    wait_for(killed, folders[1], "solve-*.journal", 4000)
-    killed.send_signal(signal.SIGTERM)
-    text, _ = killed.communicate(timeout=300)
-    assert killed.returncode == 143, text
-    assert "stopped; the same command goes on" in text
-    killed = started(folders[1])
-    wait_for(killed, folders[1], "fine_tuning-*.npz", 1)
-    killed.kill()
-    killed.communicate(timeout=300)
-    assert killed.returncode == -signal.SIGKILL
+    whole = started(folders[0])
+    for pattern, least, number in (
+        ("unfinished/solve-*.journal", 4000, signal.SIGTERM),
+        ("unfinished/fine_tuning-*.npz", 1, signal.SIGINT),
+    ):
+        code, text = stopped(folders[1], pattern, least, number)
+        assert code == 128 + number, text
+        assert "cobla_tf: stopped; the same command goes on where it was" in text.splitlines()
+    code, text = stopped(folders[1], ".writing-compressed.keras-*", 0, signal.SIGKILL)
+    assert code == -signal.SIGKILL, text
+    assert not (folders[1] / "cobla_out" / "report.json").exists()
     text, _ = started(folders[1], "--verbosity=-1").communicate(timeout=300)
     assert "original: loss" not in text
     assert whole.wait(timeout=300) == 0
+    assert exported(folders[0]) == exported(folders[1])
     reports = [json.loads((folder / "cobla_out" / "report.json").read_text()) for folder in folders]
     assert [any("resumed: " in note for note in report["notes"]) for report in reports] == [False, True]
     assert reports[0]["sites"] == reports[1]["sites"]
     assert reports[0]["fine_tuning"] == reports[1]["fine_tuning"]
     assert reports[0]["evaluations"] == reports[1]["evaluations"]
-    assert not (folders[1] / "cobla_out" / "unfinished").exists()
 
 
 def test_bars_are_for_terminals_that_want_messages(monkeypatch):
