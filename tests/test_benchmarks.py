@@ -118,6 +118,14 @@ def test_the_defaults_are_tried_at_several_sizes():
     assert done.returncode == (met == "NO")
 
 
+def test_runs_that_are_killed_end_as_one_that_was_not(tmp_path):
+    text, found = smoke("kills", tmp_path / "kills.json")
+    assert len(found["kills"]) >= 2
+    assert all(kill["resumed"] for kill in found["kills"])
+    assert all(same for end in found["same"] for same in end.values())
+    assert f"killed {len(found['kills'])} times" in text
+
+
 def test_the_cost_of_a_gradient_is_measured_in_turn(tmp_path):
     text, record = smoke("gradients", tmp_path / "costs.json", "--nomemory")
     costs = record["costs"]
