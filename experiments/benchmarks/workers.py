@@ -27,6 +27,7 @@ _DEVICES = flags.DEFINE_list("devices", ["2", "4"], "Numbers of logical devices 
 _WORKERS = flags.DEFINE_list("workers", ["2", "3"], "Numbers of workers to compare with one device.")
 _KILLED = flags.DEFINE_list("killed", ["1", "0"], "Which worker of the most to kill, a run each; 0 is the chief.")
 _FLAGS = flags.DEFINE_string("flags", "", "Further flags of every run, separated by blanks.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; none by default.")
 
 RUN = (
     "--dataset=digits", "--macs=0.5", "--params=0.5", "--iterations=6", "--refine_iterations=2", "--epochs=2",
@@ -124,6 +125,11 @@ def _largest(some: list[dict], others: list[dict], name: str) -> float:
     return max((float(np.abs(a - b).max()) for a, b in pairs if a.size), default=0.0)
 
 
+def _table(rows: list[dict[str, Any]]) -> str:
+    names = max(rows, key=len)
+    return tabulate(rows, headers="keys", floatfmt=tuple(".1f" if name.endswith(", s") else ".1e" for name in names))
+
+
 def _compare(work: Path, given: Sequence[str]) -> list[dict[str, Any]]:
     runs = [(f"{count} devices", alone, int(count)) for count in _DEVICES.value]
     runs += [(f"{count} workers", together, int(count)) for count in _WORKERS.value]
@@ -132,7 +138,7 @@ def _compare(work: Path, given: Sequence[str]) -> list[dict[str, Any]]:
         outcome = run(work / name, given, count)
         if any(outcome.codes):
             raise RuntimeError(f"{name}: {outcome}")
-        rows.append({"run": name, **differences(work / name, work / "one"), "seconds": outcome.seconds})
+        rows.append({"run": name, **differences(work / name, work / "one"), "takes, s": outcome.seconds})
     return rows
 
 
@@ -147,8 +153,13 @@ def _kill(work: Path, given: Sequence[str], killed: int) -> dict[str, Any]:
     print(*(line for line in _log(work / name, 0).read_text().splitlines() if "resumed" in line), sep="\n")
     if any(resumed.codes):
         raise RuntimeError(f"{name}, resumed: {resumed}")
-    row = differences(work / name, work / "one")
-    return {"run": f"{name}, resumed with {count - 1}", **row, "seconds": resumed.seconds}
+    row = {**differences(work / name, work / "one"), "takes, s": resumed.seconds}
+    said = {
+        "killed": killed,
+        "the others ended after, s": stopped.seconds,
+        "with code": [stopped.codes[i] for i in left],
+    }
+    return {"run": f"{count} workers, resumed with {count - 1}", **row, **said}
 
 
 def main(argv: list[str]) -> int:
@@ -162,9 +173,11 @@ def main(argv: list[str]) -> int:
             raise RuntimeError(f"{made} {one}")
         print(f"one device: {one.seconds:.0f} s", flush=True)
         rows = _compare(work, given)
-        print(tabulate(rows, headers="keys", floatfmt=".1e"), flush=True)
+        print(_table(rows), flush=True)
         rows += [_kill(work, given, int(killed)) for killed in _KILLED.value]
-        print(tabulate(rows, headers="keys", floatfmt=".1e"))
+        print(_table(rows))
+    if _OUTPUT.value:
+        Path(_OUTPUT.value).write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return 1 if any(row["ranks that differ"] for row in rows) else 0
 
 
