@@ -193,12 +193,13 @@ class Job:
         from cobla_tf.finetune import train, training_backup
         from cobla_tf.plan import make_plan
         from cobla_tf.strategy import watched
+        from cobla_tf.texts import counted
 
         config, tuned = self.config, self.config.fine_tune
         plan = make_plan(model, **arguments)
         read = {"dataset": plan.train_set, "validation": plan.held_out}
         schedule = FineTuneConfig(self.pretrain_epochs, tuned.optimizer, tuned.learning_rate)
-        logging.info("training %s for %d epochs", model.name, self.pretrain_epochs)
+        logging.info("training %s for %s", model.name, counted(self.pretrain_epochs, "epoch"))
         training = (model, plan.train_set, plan.loss, schedule, config.batch_size)
         backup = training_backup(unfinished, "pretraining", *training, config.seed)
         with watched(devices):
