@@ -42,7 +42,7 @@ SETTINGS: dict[str, Mapping[str, str]] = {
 """Variables of the environment that TensorFlow reads at its start."""
 AS_IS = "as it is"
 
-_BATCHES = flags.DEFINE_multi_integer("batch", [8, 64, 256], "Images a batch; may be given several times.", 1)
+_BATCHES = flags.DEFINE_multi_integer("batch", [8, 64], "Images a batch; may be given several times.", 1)
 _SHAPES = flags.DEFINE_multi_enum("shape", list(SHAPES), list(SHAPES), "Which layer; likewise.")
 _SETTINGS = flags.DEFINE_multi_enum("setting", list(SETTINGS), list(SETTINGS), "Which process; likewise.")
 _SECONDS = flags.DEFINE_float("seconds", 2.0, "A layer and batch, for all forms in turn; five rounds at least.", 0.0)
