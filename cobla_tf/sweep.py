@@ -106,12 +106,12 @@ def pareto(
 
 
 def _refusals(
-    model: keras.Model, methods: Sequence[str], asked: Sequence[Budgets], config: Config, shared: dict[str, Any]
+    model: keras.Model, methods: Collection[str], asked: Sequence[Budgets], config: Config, shared: dict[str, Any]
 ) -> list[str]:
     """Why each budget cannot be met, told at once; "" where it can, or where its turn will tell."""
     if shared.get("scheme") == AUTO:  # what a site costs follows from the scheme that it has under a budget
         return [""] * len(asked)
-    method = COBLA if COBLA in methods else methods[0]
+    method = COBLA if COBLA in methods else next(iter(methods))
     with doing("checks and decomposition"):
         costs = make_plan(model, budgets={"macs": 1.0}, method=method, config=config, **shared).costs  # a budget of all
     refusals = []

@@ -93,7 +93,7 @@ def test_what_cannot_be_met_is_told_before_the_first_point_in_all_that_counts(mo
     config = dataclasses.replace(QUICK, solve=dataclasses.replace(QUICK.solve, rank_multiple=2))
     monkeypatch.setattr("cobla_tf.sweep.compress", compress)
     budgets = {"macs": [0.6, 0.5, 0.4], "budgets": {"flash": [None, 0.4, None]}}
-    options = {"resources": [flash], "methods": ["uniform", "pos_cvx"], "config": config}
+    options = {"resources": [flash], "methods": {"uniform": 1, "pos_cvx": 2}.keys(), "config": config}
     curve = cobla_tf.pareto(model, DATA, validation=TEST, **budgets, **options)
     assert [point.outcome for point in curve] == ["met", "cannot be met", "met"] * 2
     assert [macs for macs, _ in begun] == [0.6, 0.4] * 2
