@@ -11,7 +11,7 @@ from threading import Timer
 import numpy as np
 import pytest
 import replicas_job
-from cobla_tf.experiments.benchmarks.workers import free_ports
+from cobla_tf.experiments.benchmarks.ports import free_ports
 
 from cobla_tf import Config
 from cobla_tf.cluster import Task, own_config, this_task

@@ -7,7 +7,6 @@ solve, and the run resumed with another number of them.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from cobla_tf.experiments.benchmarks.ports import free_ports
 from tabulate import tabulate
 
 from cobla_tf.terminal import run_with_flags
@@ -78,15 +78,6 @@ def together(folder: Path, given: Sequence[str], count: int, killed: int | None 
             time.sleep(0.1)
         processes[killed].kill()
     return _ended(processes, folder)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens at."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _start(arguments: list[str], folder: Path, index: int, more: dict[str, str] | None = None) -> subprocess.Popen:
