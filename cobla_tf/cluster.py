@@ -64,7 +64,9 @@ def _read(content: Any) -> Task:
     cluster, task = content["cluster"], content["task"]
     if any(isinstance(addresses, str) for addresses in cluster.values()):
         raise ValueError("one address without brackets")
-    listed = {job: list(of.values() if isinstance(of, dict) else of) for job, of in cluster.items()}
+    listed = {
+        job: [of[i] for i in sorted(of, key=int)] if isinstance(of, dict) else list(of) for job, of in cluster.items()
+    }
     sizes = {job: len(listed[job]) for job in JOBS if job in listed}
     addresses = [address for job in sizes for address in listed[job]]  # the chief's first
     if len(set(addresses)) < len(addresses) or not all(map(_is_address, addresses)):

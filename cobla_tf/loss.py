@@ -101,7 +101,8 @@ class Loss:
             counts = keras.ops.any(keras.ops.not_equal(labels, 0), axis=-1)
             labels = keras.ops.cast(keras.ops.argmax(labels, axis=-1), "int32")
         else:
-            labels = keras.ops.reshape(keras.ops.cast(labels, "int32"), keras.ops.shape(guesses))
+            numbers = labels > 0.5 if self.labels == "binary" else labels  # half: of a mask with a soft edge
+            labels = keras.ops.reshape(keras.ops.cast(numbers, "int32"), keras.ops.shape(guesses))
             counts = keras.ops.ones_like(guesses, dtype="bool")
             if self.left_out is not None:
                 counts = keras.ops.not_equal(labels, self.left_out)
@@ -150,9 +151,11 @@ class Loss:
         check_numbers(labels)
         if self.labels == "sparse":
             _check_labels(labels if self.left_out is None else labels[labels != self.left_out], self.classes)
-        elif self.labels == "binary" and not np.isin(labels, (0, 1)).all():
-            raise DataError(f"expected labels 0 or 1 for the model's one output, got {labels.min()}..{labels.max()}.")
-        elif self.labels == "one-hot" and "categorical" in self.description.lower():
+        elif self.labels == "binary":
+            _check_binary(labels, shares=self.of_places)
+        elif self.labels == "one-hot" and "categorical" in (
+            self.computes if self.of_places else self.description.lower()
+        ):
             _check_rows(labels)
 
 
@@ -235,6 +238,16 @@ def check_numbers(labels: Array) -> None:
     """Refuse labels that are names, objects or the like."""
     if not np.issubdtype(labels.dtype, np.number) and labels.dtype != bool:
         raise DataError(f"expected labels that are numbers, got {labels.dtype}; map class names to 0..n-1 first.")
+
+
+def _check_binary(labels: Array, shares: bool) -> None:
+    """Refuse labels that are not 0 or 1; `shares` takes what lies between, as at the edge of a mask."""
+    fit = labels.min() >= 0 and labels.max() <= 1 if shares else np.isin(labels, (0, 1)).all()
+    if not fit:
+        raise DataError(
+            f"expected labels {'from 0 to 1' if shares else '0 or 1'} for the model's one output, got "
+            f"{labels.min()}..{labels.max()}."
+        )
 
 
 def _check_rows(labels: Array) -> None:

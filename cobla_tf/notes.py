@@ -89,7 +89,9 @@ def doubtful(original: Evaluation, classes: int, loss: Any = None) -> list[str]:
     chance = 1 / max(classes, 2)  # of places in images, too: their share in an image spreads no wider than one guess
     if original.accuracy > chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / original.examples):
         binary = classes == 1 and isinstance(loss, keras.losses.BinaryCrossentropy)
-        return _unprepared(original, -math.log(chance)) if binary or isinstance(loss, CROSS_ENTROPIES) else []
+        is_mean = not original.of_places or getattr(loss, "reduction", "sum") != "sum"  # over an image's places
+        known = is_mean and (binary or isinstance(loss, CROSS_ENTROPIES))
+        return _unprepared(original, -math.log(chance)) if known else []
     return [
         f"the original network's accuracy, {share_text(original.accuracy, 1)} on "
         f"{counted(original.examples, 'held-out image')}, cannot be told from chance ({share_text(chance, 1)}): it has "

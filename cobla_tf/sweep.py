@@ -183,7 +183,8 @@ class _Sweep:
         except (BudgetError, SolverError) as error:
             logging.warning("%s: %s", point.name, error)
             broken = not isinstance(error, BudgetError)
-            Unfinished(None).end(complete=not broken)  # whether it had come to files of its own or not
+            if broken:
+                Unfinished(None).end(complete=False)  # it may not have come to files of its own
             return self._without(point, str(error), broken), warm
         met = dataclasses.replace(point, report=result.report, model=result.model)
         if self.shared.get("scheme") == AUTO:  # other budgets, other schemes: its masks mean other terms

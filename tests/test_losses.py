@@ -173,6 +173,18 @@ def test_one_output_for_every_pixel(axis):
     outputs, labels = np.asarray(model(images)), masks[..., None] if axis else masks
     loss = resolve_loss("binary_crossentropy", model, Sample(images, labels))
     assert tuple(map(int, loss.hits(labels, outputs))) == (((outputs[..., 0] > 0) == masks).sum(), 800)
+    soft = np.where(labels == 1, 0.7, 0.2)
+    loss.check_labels(soft)
+    assert int(loss.hits(soft, outputs)[0]) == ((outputs[..., 0] > 0) == masks).sum()
+    with pytest.raises(DataError, match=r"from 0 to 1 .* got -1\.\.1"):
+        loss.check_labels(2 * labels - 1)
+
+    def masked_binary_crossentropy(labels, outputs):
+        return keras.ops.mean((labels - outputs) ** 2)
+
+    own = resolve_loss(masked_binary_crossentropy, model, Sample(images, labels))
+    own.check_labels(2 * labels - 1)
+    assert (own.labels, own.of_places) == ("other", False)
     assert resolve_loss("mse", model, Sample(images, labels.astype("float32"))).labels == "other"
 
 
@@ -187,9 +199,8 @@ def test_what_a_loss_leaves_out_is_no_guess():
     assert tuple(map(int, loss.hits(void, outputs))) == (right[~out].sum(), (~out).sum())
     assert not loss.told_in_training
     rows = np.eye(3, dtype="float32")[masks]
-    loss = resolve_loss(keras.losses.CategoricalCrossentropy(True), model, Sample(images, rows))
     rows[out] = 0
-    loss.check_labels(rows)
+    loss = resolve_loss(None, model, Sample(images, rows))
     assert tuple(map(int, loss.hits(rows, outputs))) == (right[~out].sum(), (~out).sum())
 
 

@@ -29,3 +29,9 @@ def test_a_network_worse_than_guessing_is_named(loss, accuracy, said):
 @pytest.mark.parametrize("loss", [None, keras.losses.MeanSquaredError(), keras.losses.BinaryCrossentropy()])
 def test_other_losses_have_scales_of_their_own(loss):
     assert doubtful(Evaluation(21.93, 0.91, 500), 10, loss) == []
+
+
+@pytest.mark.parametrize(("reduction", "count"), [("sum", 0), ("sum_over_batch_size", 1)])
+def test_a_sum_over_pixels_says_nothing_of_guessing(reduction, count):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    assert len(doubtful(Evaluation(21.93, 0.91, 500, of_places=True), 10, loss)) == count

@@ -138,6 +138,7 @@ def test_parts_cover_all_once_and_are_never_empty(size, parts):
         (told(TWO), Task(0, 2, "a:1")),
         (told(TWO, index=1), Task(1, 2, "a:1")),
         (told({"worker": {"0": "a:1", "1": "b:1"}}, index=1.0), Task(1, 2, "a:1")),
+        (told({"worker": {"1": "b:1", "0": "a:1"}}, index=1), Task(1, 2, "a:1")),
         (told({"chief": ["c:1"], **TWO}, "chief"), Task(0, 3, "c:1")),
         (told({"chief": ["c:1"], **TWO}, index=1), Task(2, 3, "c:1")),
     ],
