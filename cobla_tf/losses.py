@@ -239,8 +239,8 @@ def _given(loss: Any, output: _Output, kind: str) -> Loss:
     said = f"{name}{' on logits' if told else ''}, as given"
     chosen = Loss(function, kind, said, output.values.shape[-1])
     # of places a loss of the user's own may leave out some, by labels that the outputs do not have
-    told = chosen.computes if output.has_places else name.lower()
-    fits = {"one-hot": True, "binary": "binary" in told, "sparse": "sparse" in told}
+    called = chosen.computes if output.has_places else name.lower()
+    fits = {"one-hot": True, "binary": "binary" in called, "sparse": "sparse" in called}
     return chosen if fits.get(kind) else replace(chosen, labels="other")
 
 

@@ -28,7 +28,7 @@ from cobla_tf.solution import Solution
 if TYPE_CHECKING:
     import keras
 
-MAIN = "cobla_tf.main"
+PACKAGE, MAIN = "cobla_tf", "cobla_tf.main"
 PACKAGES = ("cobla-tf", "tensorflow", "keras", "numpy", "scipy", "mosek", "clarabel")
 
 _beside: ContextVar[dict[str, Any]] = ContextVar("beside")
@@ -160,8 +160,8 @@ def command() -> str:
     """The command line that repeats this run, of this package's commands; empty where it was called from Python."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
     by_path = Path(sys.argv[0]).parts[-2:] == ("cobla_tf", "main.py")
-    module = spec.name if spec else MAIN * by_path
-    if module.partition(".")[0] != MAIN.partition(".")[0]:
+    module = spec.name if spec else MAIN if by_path else ""
+    if module.partition(".")[0] != PACKAGE:
         return ""
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
