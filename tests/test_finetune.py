@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from cobla_tf.experiments.benchmarks.optimizers import compare
+from cobla_tf.experiments.benchmarks.optimizers import Trained, compare, table
 
 from cobla_tf.config import FineTuneConfig
 from cobla_tf.errors import ConfigError
@@ -244,3 +244,17 @@ def test_the_benchmark_compares_optimisers_from_the_same_weights():
     assert (first.losses, first.loss, first.accuracy) == (same.losses, same.loss, same.accuracy)
     assert first.loss != slow.loss
     assert all(map(np.array_equal, before, model.get_weights()))
+    (other,) = compare(model, data, {"first": (keras.optimizers.SGD(), 0.01)}, 2, 32, seed=1)
+    assert other.losses != first.losses
+
+
+def test_the_benchmark_of_optimisers_tells_means_over_seeds():
+    runs = [
+        Trained(name, seed, [1.0, loss], 0.5, accuracy)
+        for name, seed, loss, accuracy in (
+            ("yellowfin", 0, 0.1, 0.80), ("sgd", 0, 0.3, 0.81), ("yellowfin", 1, 0.3, 0.82), ("sgd", 1, 0.3, 0.81),
+        )
+    ]  # fmt: skip
+    ours, sgd = (line.split() for line in table(runs).splitlines()[2:])
+    assert ours == ["yellowfin", "0.2000", "0.5000", "81.00", "-", "-"]
+    assert sgd == ["sgd", "0.3000", "0.5000", "81.00", "+0.00", "1.00"]
