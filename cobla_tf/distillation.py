@@ -66,7 +66,7 @@ def check_distillation(loss: Loss | LossSum, probe: Sample, outputs: tuple[int, 
         raise ConfigError("distillation takes no loss with an ignore_class; set distillation to 0.")
 
 
-def tells_accuracy(loss: Loss | LossSum, share: float) -> bool:
+def tells_accuracy(loss: Loss, share: float) -> bool:
     """Whether labels of which outputs are such a share still tell what is right and what is wrong."""
     if not share:
         return loss.told_in_training

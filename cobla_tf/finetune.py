@@ -114,7 +114,7 @@ def _compiled(
             replicated.compile(optimizer=clip_sums(make(), devices.count), jit_compile=False)
         return replicated
     if isinstance(loss, LossSum):  # the outputs that have a loss, in their order: the same weights
-        model = keras.Model(model.input, tuple(model.outputs[place] for place in loss.places))
+        model = keras.Model(model.input, tuple(model.outputs[part.place] for part in loss.parts))
     parts = loss.parts if isinstance(loss, LossSum) else (loss,)
     model.compile(
         optimizer=make(),

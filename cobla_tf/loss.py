@@ -49,7 +49,7 @@ class Loss:
             places of the output, such as pixels, or "other", where accuracy has no meaning.
         description: what it is, in errors.
         classes: size of the output's last axis.
-        place: of the output whose accuracy is told.
+        place: of its output among all of the network's.
         of_places: whether the labels are of several places of an image.
     """
 
@@ -73,6 +73,11 @@ class Loss:
         if reduction in MEANS and replicas > 1:
             value = value * replicas
         return keras.ops.mean(value) * keras.ops.cast(keras.ops.shape(outputs)[0], value.dtype)
+
+    @property
+    def judged(self) -> "Loss":
+        """The one whose output has its accuracy told."""
+        return self
 
     @property
     def threshold(self) -> float:
@@ -165,31 +170,14 @@ class LossSum:
 
     Attributes:
         parts: one for each output that has a loss.
-        places: of these outputs among all.
     """
 
     parts: tuple[Loss, ...]
-    places: tuple[int, ...]
 
     @property
-    def labels(self) -> str:
-        """Of the first output whose labels are classes, whose accuracy is told; "other" where there is none."""
-        return self.parts[self._first].labels
-
-    @property
-    def place(self) -> int:
-        """Of that output among all."""
-        return self.places[self._first]
-
-    @property
-    def classes(self) -> int:
-        """Size of that output's last axis."""
-        return self.parts[self._first].classes
-
-    @property
-    def of_places(self) -> bool:
-        """Of that output, as in `Loss`."""
-        return self.parts[self._first].of_places
+    def judged(self) -> Loss:
+        """Of the first output whose labels are classes, whose accuracy is told; of the first where there is none."""
+        return next((part for part in self.parts if part.labels != "other"), self.parts[0])
 
     @property
     def description(self) -> str:
@@ -198,30 +186,19 @@ class LossSum:
 
     def total(self, labels: Any, outputs: Any) -> Any:
         """Sum over a batch and over the outputs."""
-        return sum(part.total(*pair) for part, *pair in self._triples(labels, outputs))
-
-    @property
-    def told_in_training(self) -> bool:
-        """Of that output, as in `Loss`."""
-        return self.parts[self._first].told_in_training
+        return sum(part.total(own, outputs[part.place]) for part, own in self._pairs(labels))
 
     def hits(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
-        """Of that output, as in `Loss`."""
-        part, *pair = self._triples(labels, outputs)[self._first]
-        return part.hits(*pair)
+        """Of the output that is judged, as in `Loss`."""
+        return next(part.hits(own, outputs[part.place]) for part, own in self._pairs(labels) if part is self.judged)
 
     def check_labels(self, labels: Any) -> None:
         """Refuse class numbers that an output does not have."""
-        for part, own in zip(self.parts, parts_of(labels), strict=True):
+        for part, own in self._pairs(labels):
             part.check_labels(own)
 
-    @property
-    def _first(self) -> int:
-        return next((i for i, part in enumerate(self.parts) if part.labels != "other"), 0)
-
-    def _triples(self, labels: Any, outputs: Any) -> list[tuple[Loss, Any, Any]]:
-        judged = [outputs[place] for place in self.places]
-        return list(zip(self.parts, parts_of(labels), judged, strict=True))
+    def _pairs(self, labels: Any) -> list[tuple[Loss, Any]]:
+        return list(zip(self.parts, parts_of(labels), strict=True))
 
 
 def like(labels: Any, outputs: Any) -> Any:
@@ -250,11 +227,15 @@ def _check_binary(labels: Array, shares: bool) -> None:
         )
 
 
-def _check_rows(labels: Array) -> None:
-    """Refuse rows [n, ..., classes] that are no shares of classes; of places some may be left out, by zeros alone."""
+def are_shares(labels: Array) -> Array:
+    """Which rows [n, ..., classes] are shares of classes, bool [n, ...]; of places some may be left out, by zeros
+    alone."""
     fit = (labels >= 0).all(axis=-1) & (np.abs(labels.sum(axis=-1, dtype=np.float64) - 1) <= ROW_TOLERANCE)
-    if labels.ndim > 2:
-        fit |= (labels == 0).all(axis=-1)
+    return fit | (labels == 0).all(axis=-1) if labels.ndim > 2 else fit
+
+
+def _check_rows(labels: Array) -> None:
+    fit = are_shares(labels)
     if not fit.all():
         first = np.unravel_index(np.argmin(fit), fit.shape)
         row = ", ".join(f"{place:,}" for place in first)

@@ -11,7 +11,7 @@ from cobla_tf.elements import each, first_outputs, losses_by_output, output_name
 from cobla_tf.errors import CoblaError, ConfigError, DataError, ModelError, did_you_mean, first_line
 from cobla_tf.examples import Sample
 from cobla_tf.graph import is_graph, of_keras
-from cobla_tf.loss import Loss, LossSum, MeanOf, check_numbers
+from cobla_tf.loss import Loss, LossSum, MeanOf, are_shares, check_numbers
 from cobla_tf.texts import counted
 
 Array = np.ndarray
@@ -64,7 +64,7 @@ def resolve_loss(loss: Any, model: keras.Model, probe: Sample) -> Loss | LossSum
             parts.append(_resolve(one, _Output(model, place, outputs[place]), labels))
         except CoblaError as error:
             raise type(error)(f"output {names[place]!r}: {error}") from error
-    return LossSum(tuple(parts), tuple(given))
+    return LossSum(tuple(parts))
 
 
 def check_finite(name: str, loss: Any, model: keras.Model, labels: Any) -> None:
@@ -148,7 +148,7 @@ def _resolve(loss: Any, output: _Output, labels: Array) -> Loss:
     classes = kind in ("sparse", "one-hot") and not output.has_places
     by_default = loss is None or (_is_default(loss) and classes)
     chosen = _default(output, labels, kind) if by_default else _given(loss, output, kind)
-    chosen = replace(chosen, of_places=output.places > 1 and chosen.labels != "other")
+    chosen = replace(chosen, place=output.place, of_places=output.places > 1 and chosen.labels != "other")
     chosen.check_shapes(labels, output.values)
     chosen.check_labels(labels)
     value = _first_value(chosen, labels, output.values)
@@ -208,16 +208,10 @@ def _label_kind(labels: Array, outputs: Array) -> str:
     if outputs.ndim < 2 or outputs.shape[-1] < 2:
         return "other"
     if labels.shape == outputs.shape:
-        return "one-hot" if _are_rows(labels) else "other"
+        return "one-hot" if labels.any() and are_shares(labels).all() else "other"
     places = outputs.shape[:-1]
     fit = labels.shape in (places, (*places, 1)) or (outputs.ndim == 2 and labels.size == len(outputs))
     return "sparse" if fit and _are_whole(labels) else "other"
-
-
-def _are_rows(labels: Array) -> bool:
-    """Whether each row is shares of classes; of places some may be left out, by zeros alone."""
-    given = (labels != 0).any(axis=-1) if labels.ndim > 2 else np.ones(labels.shape[:-1], bool)
-    return bool((labels >= 0).all() and given.any() and np.allclose(labels.sum(axis=-1)[given], 1))
 
 
 def _are_whole(labels: Array) -> bool:

@@ -70,9 +70,9 @@ def own_training(model: keras.Model) -> list[str]:
 
 def of_one_output(model: keras.Model, loss: Loss | LossSum) -> list[str]:
     """Which output the accuracies are of, where there are several and one has classes."""
-    if len(model.outputs) == 1 or loss.labels == "other":
+    if len(model.outputs) == 1 or loss.judged.labels == "other":
         return []
-    name = output_names(model)[loss.place]
+    name = output_names(model)[loss.judged.place]
     return [f"accuracies are those of the output {name!r}, the first with classes; losses are summed over the outputs"]
 
 

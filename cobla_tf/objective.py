@@ -74,7 +74,7 @@ class Objective:
         self._sums = devices.sums(masked.variables)
         signature = _signature(masked.model, probe)
         self._loss_step, self._gradient_step = _steps(masked, loss, self._sums, signature, devices)
-        self._judging_steps: dict[tuple, Callable] = {}
+        self._judge = _Judge(masked.model, loss, batch_size, devices)
 
     def keep(self, kept: Array, whole: Array) -> "Objective":
         """The same of the kept terms alone, and of the biases, as `surgery.mask_kept` has it; it counts on.
@@ -152,10 +152,7 @@ class Objective:
     def evaluate(self, masks: Array, examples: Examples) -> Evaluation:
         """Loss and accuracy of the masked network over all examples."""
         self._masked.write(masks)
-        model, signature = self._masked.model, _signature(self._masked.model, examples.probe())
-        if (key := tuple(tf.nest.flatten(signature))) not in self._judging_steps:
-            self._judging_steps[key] = _judging_step(model, self.loss, signature, self._devices)
-        return _judged(model, examples, self.loss, self._batch_size, self._judging_steps[key], self._devices)
+        return self._judge.evaluation(examples)
 
     def _gradients(self, sample: Sample) -> tuple[float, list[tuple[tf.Tensor, ...]]]:
         """This worker's part of the mean loss, and the sum of the gradients of each of its replicas."""
@@ -224,35 +221,36 @@ def evaluate(
         examples, loss, batch_size: of what, by what, and in how large steps it is judged.
         devices: what shares each batch.
     """
-    step = _judging_step(model, loss, _signature(model, examples.probe()), devices)
-    return _judged(model, examples, loss, batch_size, step, devices)
+    return _Judge(model, loss, batch_size, devices).evaluation(examples)
 
 
-def _judging_step(model: keras.Model, loss: Loss | LossSum, signature: list[Any], devices: Devices) -> Callable:
-    """Traced: sums over a batch of losses, hits and guesses."""
+class _Judge:
+    """Loss and accuracy of a model, with one trace for each form of a batch."""
 
-    def step(images: Any, labels: Any) -> tuple[tf.Tensor, ...]:
-        outputs = forward(model, images)
-        return loss.total(labels, outputs), *loss.hits(labels, outputs)
+    def __init__(self, model: keras.Model, loss: Loss | LossSum, batch_size: int, devices: Devices) -> None:
+        self._model, self._loss, self._batch_size, self._devices = model, loss, batch_size, devices
+        self._steps: dict[tuple, Callable] = {}
 
-    return devices.traced(devices.of_own_part(step), signature)
+    def evaluation(self, examples: Examples) -> Evaluation:
+        step, sums, count = self._step(examples.probe()), np.zeros(3), 0
+        batches = tensors(self._model, examples, self._batch_size, self._devices)
+        for size, values in one_behind((_size(batch[0]), step(*batch)) for batch in batches):
+            sums += [sum(map(float, self._devices.parts(value))) for value in values]
+            count += size
+        total, hits, guesses, count = self._devices.total(np.append(sums, count)).tolist()
+        accuracy = hits / guesses if guesses else None
+        return Evaluation(total / count, accuracy, int(count), self._loss.judged.of_places)
 
+    def _step(self, probe: Sample) -> Callable[[Any, Any], Any]:
+        signature = _signature(self._model, probe)
+        if (key := tuple(tf.nest.flatten(signature))) not in self._steps:
+            self._steps[key] = self._devices.traced(self._devices.of_own_part(self._sums), signature)
+        return self._steps[key]
 
-def _judged(
-    model: keras.Model,
-    examples: Examples,
-    loss: Loss | LossSum,
-    batch_size: int,
-    step: Callable[[Any, Any], Any],
-    devices: Devices,
-) -> Evaluation:
-    sums, count = np.zeros(3), 0
-    batches = tensors(model, examples, batch_size, devices)
-    for size, values in one_behind((_size(batch[0]), step(*batch)) for batch in batches):
-        sums += [sum(map(float, devices.parts(value))) for value in values]
-        count += size
-    total, hits, guesses, count = devices.total(np.append(sums, count)).tolist()
-    return Evaluation(total / count, hits / guesses if guesses else None, int(count), loss.of_places)
+    def _sums(self, images: Any, labels: Any) -> tuple[tf.Tensor, ...]:
+        """Of losses, hits and guesses over a batch."""
+        outputs = forward(self._model, images)
+        return self._loss.total(labels, outputs), *self._loss.hits(labels, outputs)
 
 
 def _summed(outputs: list[Any]) -> list[Any]:

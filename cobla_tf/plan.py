@@ -212,7 +212,7 @@ def _warn_if_sorted(train_set: Examples, probe: Sample, loss: Loss | LossSum) ->
     """Of a stream that cannot be put into another order, samples are what comes next to each other in it."""
     in_order = isinstance(train_set, Stream) and train_set.ordered is None
     one_class = len(np.unique(parts_of(probe.labels)[0], axis=0)) == 1
-    if in_order and loss.labels != "other" and probe.size > 1 and one_class:
+    if in_order and loss.judged.labels != "other" and probe.size > 1 and one_class:
         logging.warning(
             "the first %d examples of the dataset are all of one class: if it is sorted, samples hold few classes; "
             "shuffle its files, with a seed, before they are read", probe.size,

@@ -150,4 +150,4 @@ def _evaluation(
     mean, accuracy, count = journal.answer(("evaluation", *question, examples), numbers).tolist()
     if not computed and isinstance(examples, Stream):
         examples.leave_out_a_pass()
-    return Evaluation(mean, None if np.isnan(accuracy) else accuracy, int(count), loss.of_places)
+    return Evaluation(mean, None if np.isnan(accuracy) else accuracy, int(count), loss.judged.of_places)

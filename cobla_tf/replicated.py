@@ -36,7 +36,7 @@ class ReplicatedModel(keras.Model):
         super().__init__(copy.input, copy.output, name=copy.name)
         self._devices, self._judge = devices, loss
         self._means = [keras.metrics.Mean(name="loss")]
-        if loss.told_in_training:
+        if loss.judged.told_in_training:
             self._means.append(keras.metrics.Mean(name="accuracy"))
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
