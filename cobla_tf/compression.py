@@ -45,6 +45,7 @@ from cobla_tf.shared_journal import SharedJournal
 from cobla_tf.solution import Solution, WarmStart
 from cobla_tf.speed import benchmark
 from cobla_tf.surgery import rebuild
+from cobla_tf.texts import counted
 from cobla_tf.unfinished import Unfinished
 from cobla_tf.watched_solve import make_solver
 
@@ -129,7 +130,7 @@ class Compression:
         if not np.isfinite(original.loss):
             raise DataError("the loss of the original network is not finite on the held-out images; look for bad ones.")
         loss = self.plan.loss
-        for note in doubtful(original, loss.classes, getattr(loss, "function", None)):
+        for note in doubtful(original, loss.judged.classes, getattr(loss, "function", None)):
             self.account.warn(note)
 
     def _select(self) -> Solution:
@@ -197,7 +198,8 @@ class Compression:
             history = train(model, examples, loss, *schedule, config.seed, backup, self.devices)
         account.seconds["fine-tuning"] += backup.seconds
         if backup.restored:
-            account.notes.append(f"resumed: {backup.restored} epochs of fine-tuning are of an earlier attempt")
+            kept = counted(backup.restored, "epoch of fine-tuning is", "epochs of fine-tuning are")
+            account.notes.append(f"resumed: {kept} of an earlier attempt")
         if not all(np.isfinite(epoch["loss"]) for epoch in history):
             account.notes.append("fine-tuning diverged to NaN; the best weights from before that were kept")
         account.notes += chosen_epoch(history, backup.best_epoch)

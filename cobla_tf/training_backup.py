@@ -123,7 +123,8 @@ class TrainingBackup(keras.callbacks.Callback):
         for path in filter(Path.exists, (self._path, _previous(self._path))):
             why = self._restore(path, variables)
             if not why:
-                logging.info("resumed: %d epochs of training are from an earlier attempt (%s)", self.restored, path)
+                kept = counted(self.restored, "epoch of training is", "epochs of training are")
+                logging.info("resumed: %s from an earlier attempt (%s)", kept, path)
                 end = f"training goes on from {path.name}, {counted(self.restored, 'epoch')} done"
                 break
             with guarded(path, "renamed"):

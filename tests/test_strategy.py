@@ -91,24 +91,20 @@ def test_several_devices_give_what_one_gives(tmp_path, one_device, pieces_of_one
     same_reports(tmp_path, one_device)
 
 
-@pytest.mark.parametrize(
-    ("killed", "at", "earlier"),
-    [
-        (2, ("gradient", 3), "evaluations are of an earlier attempt"),
-        (0, ("batch", 6), "1 epochs of fine-tuning are of an earlier attempt"),  # in the second epoch of four batches
-    ],
-    ids=["a worker in the solve", "the chief in fine-tuning"],
-)
-def test_one_of_three_is_killed_and_two_go_on_to_what_one_device_gives(tmp_path, one_device, killed, at, earlier):
-    codes, errors, times = together(tmp_path, 3, killed, at)
-    assert codes == tuple(-9 if i == killed else 3 for i in range(3)), errors
-    for i in {0, 1, 2} - {killed}:
-        assert "another worker has stopped" in errors[i].splitlines()[-1], errors[i][-1500:]
-        assert times[i] - times[killed] < 60
-    codes, errors, _ = together(tmp_path, 2)
-    assert codes == (0, 0), errors
+def test_workers_are_killed_and_others_go_on_to_what_one_device_gives(tmp_path, one_device):
+    """A worker of three in the solve, then the chief of two in the second epoch (of four batches), then three."""
+    for count, killed, at in ((3, 2, ("gradient", 3)), (2, 0, ("batch", 6))):
+        codes, errors, times = together(tmp_path, count, killed, at)
+        assert codes == tuple(-9 if i == killed else 3 for i in range(count)), errors
+        for i in set(range(count)) - {killed}:
+            assert "another worker has stopped" in errors[i].splitlines()[-1], errors[i][-1500:]
+            assert times[i] - times[killed] < 60
+    codes, errors, _ = together(tmp_path, 3)
+    assert codes == (0, 0, 0), errors
     same_reports(tmp_path, one_device)
-    assert earlier in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    for earlier in ("evaluations are of an earlier attempt", "1 epoch of fine-tuning is of an earlier attempt"):
+        assert earlier in text
 
 
 def test_a_worker_waits_for_its_chief_but_not_for_ever():

@@ -56,14 +56,14 @@ LOOK_EVERY = 0.005
 SMOKE = (
     "--pretrain_epochs=1", "--epochs=2", "--iterations=2", "--draws=1", "--refine_iterations=0", "--exports=",
 )  # fmt: skip
-SMOKE_PHASES = ("solve", "fine-tuning")
+SMOKE_PHASES = ("fine-tuning",)
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How often to kill in each phase.", 1)
 _PHASES = flags.DEFINE_list("phases", list(PHASES), f"To kill in: any of {', '.join(SIGNS)}.")
 _FLAGS = flags.DEFINE_string("flags", "", "Flags of the run, separated by blanks; the digits if unset.")
 _CHANCE = flags.DEFINE_integer("chance", 0, "Seed of the moments.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; none by default.")
-_SMOKE = flags.DEFINE_bool("smoke", False, "A short run, killed once in the solve and once in fine-tuning.")
+_SMOKE = flags.DEFINE_bool("smoke", False, "A short run, killed once in fine-tuning.")
 
 
 @dataclass(frozen=True)
