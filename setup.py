@@ -19,7 +19,11 @@ setup(
         "cobla_tf.third_party",
     ],
     package_dir={"cobla_tf.experiments": "experiments", "cobla_tf.third_party": "third_party"},
-    package_data={"cobla_tf.experiments": ["*.flags"], "cobla_tf.page": ["templates/*"]},
+    package_data={
+        "cobla_tf": ["*.pyi", "py.typed"],
+        "cobla_tf.experiments": ["*.flags"],
+        "cobla_tf.page": ["templates/*"],
+    },
     install_requires=[
         "absl-py>=2.3",
         "clarabel>=0.11",
@@ -28,6 +32,7 @@ setup(
         "importlib_resources>=6.5",
         "jinja2>=3.1",
         "keras>=3.15",
+        "lazy_loader>=0.4",
         "matplotlib>=3.10",
         "mosek>=11.0",
         "numpy>=2.0",

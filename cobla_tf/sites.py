@@ -85,7 +85,7 @@ class Sites:
 
 def find_sites(
     model: keras.Model,
-    scheme: str,
+    scheme: str = SCHEMES[0],
     exclude: Sequence[str] = (),
     input_shape: tuple[int, ...] | None = None,
     layers: str | Sequence[str] = LAYERS[:1],
