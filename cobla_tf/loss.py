@@ -166,7 +166,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class LossSum:
-    """The sum of the losses of several outputs; the interface is that of Loss.
+    """The sum of the losses of several outputs, with what a Loss says and does as a whole; the rest is in `judged`.
 
     Attributes:
         parts: one for each output that has a loss.

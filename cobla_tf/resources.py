@@ -84,7 +84,15 @@ def read_resources(path: Path | str) -> tuple[Resource, ...]:
 
 
 def write_resources(resources: Iterable[Resource], path: Path | str) -> None:
-    """Write a CSV file that `read_resources` reads."""
+    """Write a CSV file that `read_resources` reads.
+
+    Args:
+        resources: one or several; a site's row has 0 where a resource has no base for it.
+        path: of the file, which is replaced.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*COLUMNS, OPTIONAL))

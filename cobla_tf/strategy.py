@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from cobla_tf.cluster import Task, this_task
-from cobla_tf.config import MIRRORED, MULTI_WORKER
+from cobla_tf.config import MIRRORED, STRATEGIES
 from cobla_tf.devices import ONE_DEVICE, Devices
 from cobla_tf.errors import ConfigError, WorkerError, first_line, without_operation
 
@@ -31,20 +31,24 @@ MOST_WAITING, TELL_EVERY = 3600, 60
 """Seconds that a worker waits for the chief, and between two words of it."""
 
 
-@cache
-def find_devices(name: str) -> Devices:
+def find_devices(strategy: str) -> Devices:
     """The devices of a strategy; the same object for every call in a process.
 
     Args:
-        name: one of config.STRATEGIES. "multi_worker" waits for the other workers, and must come before TensorFlow
+        strategy: one of config.STRATEGIES. "multi_worker" waits for the other workers, and must come before TensorFlow
             computes anything in this process.
 
     Raises:
-        ConfigError: TF_CONFIG is missing or wrong, or TensorFlow is at work already.
+        ConfigError: there is no such strategy, TF_CONFIG is missing or wrong, or TensorFlow is at work already.
         WorkerError: this worker cannot join the others, or there is no chief for an hour.
     """
-    if name not in (MIRRORED, MULTI_WORKER):
-        return ONE_DEVICE
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+    return ONE_DEVICE if strategy == STRATEGIES[0] else _several(strategy)
+
+
+@cache
+def _several(name: str) -> Devices:
     task = this_task(name)
     tf.get_logger().setLevel("WARNING")  # it tells of every collective operation
     if name == MIRRORED:

@@ -120,7 +120,7 @@ def test_the_defaults_are_tried_at_several_sizes():
 
 def test_runs_that_are_killed_end_as_one_that_was_not(tmp_path):
     text, found = smoke("kills", tmp_path / "kills.json")
-    assert found["kills"]
+    assert [kill["phase"] for kill in found["kills"]] == ["fine-tuning"]
     assert all(kill["resumed"] for kill in found["kills"])
     assert all(same for end in found["same"] for same in end.values())
     assert f"killed {len(found['kills'])} times" in text

@@ -258,3 +258,4 @@ def test_the_benchmark_of_optimisers_tells_means_over_seeds():
     ours, sgd = (line.split() for line in table(runs).splitlines()[2:])
     assert ours == ["yellowfin", "0.2000", "0.5000", "81.00", "-", "-"]
     assert sgd == ["sgd", "0.3000", "0.5000", "81.00", "+0.00", "1.00"]
+    assert table(runs[:2]).split()[-3:] == ["81.00", "+1.00", "-"]

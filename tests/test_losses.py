@@ -269,6 +269,13 @@ def test_a_foreign_message_is_cut():
     assert len(str(caught.value)) < 400
 
 
+def test_shares_may_be_rounded_to_three_digits():
+    images = images_and_labels(3)[0]
+    assert resolve_loss(None, small_cnn(), Sample(images, np.full((3, 3), 0.333))).labels == "one-hot"
+    with pytest.raises(ModelError, match="pass loss="):
+        resolve_loss(None, small_cnn(), Sample(images, np.full((3, 3), 0.332)))
+
+
 @pytest.mark.parametrize("activation", [None, "softmax"])
 @pytest.mark.parametrize("form", ["numbers", "numbers with an axis", "rows"])
 def test_classes_of_every_pixel_are_recognised(activation, form):

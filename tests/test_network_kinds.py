@@ -318,6 +318,17 @@ def test_the_loss_of_several_outputs_is_the_sum_and_the_accuracy_that_of_the_fir
     assert 2 * gradient @ along == pytest.approx(difference, rel=2e-2)
 
 
+def test_the_loss_of_a_second_output_alone_is_that_outputs():
+    keras.utils.set_random_seed(0)
+    model, (images, (_, amount)) = two_in_two_out(), pairs()
+    sample = Sample(images, amount)
+    loss = resolve_loss([None, "mse"], model, sample)
+    outputs = model(list(images))
+    assert loss.judged.place == 1
+    exact = np.sum((np.asarray(outputs[1]) - amount) ** 2) / amount[0].size
+    assert float(loss.total(amount, tuple(outputs))) == pytest.approx(exact, rel=1e-5)
+
+
 def test_an_output_without_a_loss_needs_no_labels():
     keras.utils.set_random_seed(0)
     images, (kind, _) = pairs()

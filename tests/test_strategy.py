@@ -93,8 +93,13 @@ def test_several_devices_give_what_one_gives(tmp_path, one_device, pieces_of_one
 
 def test_workers_are_killed_and_others_go_on_to_what_one_device_gives(tmp_path, one_device):
     """A worker of three in the solve, then the chief of two in the second epoch (of four batches), then three."""
+    kept = b""
     for count, killed, at in ((3, 2, ("gradient", 3)), (2, 0, ("batch", 6))):
         codes, errors, times = together(tmp_path, count, killed, at)
+        (journal,) = (tmp_path / "unfinished").glob("solve-*.journal")
+        content = journal.read_bytes()
+        assert content.startswith(kept)  # with the seconds that answers took, which none computed again would have
+        kept = content
         assert codes == tuple(-9 if i == killed else 3 for i in range(count)), errors
         for i in set(range(count)) - {killed}:
             assert "another worker has stopped" in errors[i].splitlines()[-1], errors[i][-1500:]
@@ -177,6 +182,8 @@ def test_a_bad_tf_config_is_refused(monkeypatch, config):
 def test_unknown_strategies_and_late_workers_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="strategy must be one of"):
         Config(strategy="tpu")
+    with pytest.raises(ConfigError, match=r"strategy must be one of one_device, .*got 'tpu'"):
+        find_devices("tpu")
     np.asarray(replicas_job.small_cnn().get_weights()[0])  # TensorFlow is at work
     monkeypatch.setenv("TF_CONFIG", told(TWO))
     with pytest.raises(ConfigError, match="before TensorFlow computes"):

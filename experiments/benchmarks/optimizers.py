@@ -118,7 +118,7 @@ def main() -> int:
     ahead = {name: points for name, points in _ahead(runs).items() if name.startswith("sgd")}
     best = max(ahead, key=lambda name: ahead[name][0])
     points, error = ahead[best]
-    spread = f" ± {error:.2f}" if given.seeds > 1 else ""
+    spread = "" if error is None else f" ± {error:.2f}"
     print(f"\nbest SGD ({best}) over YellowFin: {points:+.2f}{spread} points (at most {WITHIN:g} wanted)")
     if given.output:
         Path(given.output).write_text(json.dumps([asdict(run) for run in runs], indent=1), encoding="utf-8")
@@ -135,13 +135,13 @@ def table(runs: Sequence[Trained]) -> str:
     return tabulate(rows, head, floatfmt=("", ".4f", ".4f", ".2f", "+.2f", ".2f"), missingval="-")
 
 
-def _ahead(runs: Sequence[Trained]) -> dict[str, tuple[float, float]]:
-    """Points that each optimiser is ahead of YellowFin, and their standard error, which a single seed has not (NaN)."""
+def _ahead(runs: Sequence[Trained]) -> dict[str, tuple[float, float | None]]:
+    """Points that each optimiser is ahead of YellowFin, and their standard error, None of a single seed."""
     found, ours = {}, _accuracy(_by_optimizer(runs)[OURS])
     for name, own in _by_optimizer(runs).items():
         points = _accuracy(own) - ours
-        error = points.std(ddof=1) / np.sqrt(len(points)) if len(points) > 1 else np.nan
-        found[name] = float(points.mean()), float(error)
+        error = float(points.std(ddof=1) / np.sqrt(len(points))) if len(points) > 1 else None
+        found[name] = float(points.mean()), error
     del found[OURS]
     return found
 
@@ -164,7 +164,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates of SGD")
     parser.add_argument("--momenta", nargs="+", type=float, default=MOMENTA, help="momenta of SGD")
     parser.add_argument("--no_decay", action="store_true", help="YellowFin without the cosine as well")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each")
+    parser.add_argument("--seeds", type=int, default=1, choices=range(1, 100), metavar="N", help="runs of each")
     parser.add_argument("--output", help="JSON file to write")
     return parser.parse_args()
 
