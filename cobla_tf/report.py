@@ -17,7 +17,7 @@ from cobla_tf.report_parts import (
     SiteReport,
     SkippedLayer,
 )
-from cobla_tf.texts import amount_text, counted, few, json_text, share_text, short_text, table
+from cobla_tf.texts import amount_text, by_reason, counted, json_text, share_text, short_text, table
 from cobla_tf.timings import Benchmark
 
 COUNTED_TITLES = {"macs": "MACs", "params": "params"}
@@ -202,13 +202,9 @@ class Report:
     __str__ = summary
 
     def _left_alone(self) -> str:
-        groups: dict[str, list[str]] = {}
-        for site in self.sites:
-            if site.rank is None:
-                groups.setdefault(f"kept whole ({site.reason or 'no reason given'})", []).append(site.name)
-        for layer in self.skipped:
-            groups.setdefault(f"left alone ({layer.reason})", []).append(layer.name)
-        return "\n".join(f"{why}: {few(names)}" for why, names in groups.items())
+        whole = [site for site in self.sites if site.rank is None]
+        reasons = [(f"kept whole ({site.reason or 'no reason given'})", site.name) for site in whole]
+        return by_reason(reasons + [(f"left alone ({layer.reason})", layer.name) for layer in self.skipped])
 
 
 def rank_text(site: SiteReport) -> str:

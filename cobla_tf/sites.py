@@ -22,6 +22,7 @@ from cobla_tf.kinds import KINDS, Kind, name_of, sizes_of
 from cobla_tf.layout import Layout
 from cobla_tf.progress import bar
 from cobla_tf.report_parts import LayerCall, SkippedLayer
+from cobla_tf.texts import amount_text, by_reason, table
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Site:
     per_rank: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sites:
     """All sites of a model in the order of computation, and the layers that are none though they have a kernel.
 
@@ -54,6 +55,16 @@ class Sites:
     found: tuple[Site, ...]
     skipped: tuple[SkippedLayer, ...]
     network: tuple[LayerCall, ...] = ()
+
+    def __str__(self) -> str:
+        """What each site costs as it is and each rank of two factors, and the reasons of the other layers."""
+        head = ("site", "kind", "kernel", "full rank", "MACs", "a rank", "params", "a rank")
+        left = by_reason((f"left alone ({layer.reason})", layer.name) for layer in self.skipped)
+        return "\n\n".join(
+            part for part in (table(head, [_row(site) for site in self.found], "simple", 3), left) if part
+        )
+
+    __repr__ = __str__
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +92,13 @@ class Sites:
     def shapes(self) -> list[tuple[int, int]]:
         """Rows and columns of every site's matricised kernel, of one group where there are several."""
         return [site.decomposition.form.matrix_shape for site in self.found]
+
+
+def _row(site: Site) -> tuple[str, ...]:
+    form = site.decomposition.form
+    kernel, kind = "x".join(map(str, form.shape)), name_of(site.layer) or ""
+    costs = [amount_text(int(cost)) for pair in zip(site.original, site.per_rank, strict=True) for cost in pair]
+    return site.name, kind, kernel, str(site.decomposition.full_rank), *costs
 
 
 def find_sites(

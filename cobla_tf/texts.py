@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -56,6 +56,14 @@ def few(names: list[str], most: int = 8) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> str:
+    """One line for each reason, with the names that share it; from pairs of a reason and a name."""
+    groups: dict[str, list[str]] = {}
+    for reason, name in reasons:
+        groups.setdefault(reason, []).append(name)
+    return "\n".join(f"{reason}: {few(names)}" for reason, names in groups.items())
 
 
 def json_text(data: Any) -> str:

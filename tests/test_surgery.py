@@ -111,6 +111,9 @@ def test_every_layer_left_alone_has_its_reason():
     assert "separable_conv2d were not asked for" in reasons["separable"]
     assert "two factors would save nothing" in reasons["depthwise"]
     assert "white*" in reasons["whitening"]
+    # 4 x 4 pixels, a kernel of 1x1x4x4: 16 weights, and 8 each rank
+    assert repr(sites).splitlines()[2].split() == ["site", "conv2d", "1x1x4x4", "4", "256", "128", "16", "8"]
+    assert "left alone (excluded by 'white*'): whitening" in str(sites)
 
 
 class Subclassed(keras.Model):
