@@ -118,12 +118,45 @@ def test_the_defaults_are_tried_at_several_sizes():
     assert done.returncode == (met == "NO")
 
 
-def test_runs_that_are_killed_end_as_one_that_was_not(tmp_path):
-    text, found = smoke("kills", tmp_path / "kills.json")
-    assert [kill["phase"] for kill in found["kills"]] == ["fine-tuning"]
+STAND_IN = """
+import json, sys, time
+from pathlib import Path
+
+folder = Path(sys.argv[-1].partition("=")[2])
+journal, report = folder / "unfinished" / "solve.journal", folder / "report.json"
+journal.parent.mkdir(parents=True, exist_ok=True)
+if journal.exists():
+    print("12:00:00 resumed: 3 losses, gradients and evaluations", file=sys.stderr, flush=True)
+for message in ("original: loss 1", "rounding begins", "compressed: loss 2", "fine-tuned: loss 1"):
+    print(f"12:00:00 {message}", file=sys.stderr, flush=True)
+    journal.touch()
+    time.sleep(0.4)
+fields = dict.fromkeys(("budgets", "status", "evaluations", "fine_tuning"), 1)
+report.write_text(json.dumps(fields | {"sites": SITES}))
+journal.unlink()
+"""
+"""What a run writes, without its work: real runs are killed in test_survival.py."""
+KILLS = """
+import sys
+from cobla_tf.experiments.benchmarks import kills
+kills.COMMAND = (sys.executable, sys.argv.pop(1))
+kills.run_with_flags("kills", kills.main, sys.argv)
+"""
+
+
+@pytest.mark.parametrize(("sites", "code"), [("1", 0), ("time.time()", 1)])
+def test_runs_are_killed_in_every_phase_and_compared_with_one_that_was_not(tmp_path, sites, code):
+    (tmp_path / "run.py").write_text(STAND_IN.replace("SITES", sites))
+    further = ["--kills=2", "--phases=solve,rounding,fine-tuning", f"--output={tmp_path / 'kills.json'}"]
+    command = [sys.executable, "-c", KILLS, tmp_path / "run.py", *further]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    found = json.loads((tmp_path / "kills.json").read_text())
+    phases = [kill["phase"] for kill in found["kills"]]
+    assert all(phases.count(phase) >= 2 for phase in ("solve", "rounding", "fine-tuning"))
     assert all(kill["resumed"] for kill in found["kills"])
-    assert all(same for end in found["same"] for same in end.values())
-    assert f"killed {len(found['kills'])} times" in text
+    assert {end["ranks"] for end in found["same"]} == {not code}
+    assert f"killed {len(phases)} times" in done.stdout
 
 
 def test_the_cost_of_a_gradient_is_measured_in_turn(tmp_path):

@@ -53,17 +53,13 @@ EACH, MOST_RUNS = 3, 2
 """Most kills in one phase of one run, so that several come to their end; most runs for each kill wanted in a phase."""
 LOOK_EVERY = 0.005
 """Seconds between two looks at a log."""
-SMOKE = (
-    "--pretrain_epochs=1", "--epochs=2", "--iterations=2", "--draws=1", "--refine_iterations=0", "--exports=",
-)  # fmt: skip
-SMOKE_PHASES = ("fine-tuning",)
+COMMAND = (sys.executable, "-m", "cobla_tf.main")
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How often to kill in each phase.", 1)
 _PHASES = flags.DEFINE_list("phases", list(PHASES), f"To kill in: any of {', '.join(SIGNS)}.")
 _FLAGS = flags.DEFINE_string("flags", "", "Flags of the run, separated by blanks; the digits if unset.")
 _CHANCE = flags.DEFINE_integer("chance", 0, "Seed of the moments.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; none by default.")
-_SMOKE = flags.DEFINE_bool("smoke", False, "A short run, killed once in fine-tuning.")
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class Attempt:
     def __init__(self, folder: Path, kept: Sequence[str] = ()) -> None:
         """Start it."""
         self._kept = kept
-        command = [sys.executable, "-m", "cobla_tf.main", *_flags(), f"--output_dir={folder}"]
+        command = [*COMMAND, *_FLAGS.value.split(), f"--output_dir={folder}"]
         self._log, self._text = folder.with_suffix(".log"), ""
         self.began = {START: time.time()}
         with self._log.open("w") as log:
@@ -181,7 +177,7 @@ def _aim(run: int, kills: list[Kill], counts: Counter[str], spans: dict[str, flo
     """The next phase to kill in that is not over, and after how many seconds of it; never if none is short of kills."""
     own = Counter(kill.phase for kill in kills)
     for phase, span in spans.items():
-        if counts[phase] < _wanted() and own[phase] < EACH and ORDER.index(phase) >= _furthest(kills):
+        if counts[phase] < _KILLS.value and own[phase] < EACH and ORDER.index(phase) >= _furthest(kills):
             return phase, span * random.Random(f"{_CHANCE.value} {run} {len(kills)}").random()
     return START, math.inf
 
@@ -241,13 +237,13 @@ def table(kills: list[Kill], spans: dict[str, float]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run, kill, compare; 1 if anything differs, or a phase had too few kills (which a smoke run may)."""
+    """Run, kill, compare; 1 if anything differs, or a phase had too few kills."""
     del argv
     kills, ends = [], []
     with tempfile.TemporaryDirectory() as work:
         expected, spans = _undisturbed(Path(work, "whole"))
         counts, began = Counter(), time.time()
-        while any(counts[phase] < _wanted() for phase in spans) and len(ends) < MOST_RUNS * _wanted():
+        while any(counts[phase] < _KILLS.value for phase in spans) and len(ends) < MOST_RUNS * _KILLS.value:
             folder = Path(work, f"run{len(ends)}")
             kills += killed_run(folder, len(ends), counts, spans)
             ended = outcome(folder)
@@ -257,12 +253,12 @@ def main(argv: list[str]) -> int:
     same = [f"{name} {sum(end[name] for end in ends)}" for name in expected]
     print(f"{len(ends)} runs, killed {len(kills)} times; as the one never killed: {', '.join(same)}")
     if _OUTPUT.value:
-        found = {"flags": _flags(), "seed": _CHANCE.value, "spans": spans, "seconds": seconds, "same": ends}
+        found = {"flags": _FLAGS.value.split(), "seed": _CHANCE.value, "spans": spans, "seconds": seconds, "same": ends}
         text = json.dumps(found | {"kills": [asdict(kill) for kill in kills]}, indent=1)
         Path(_OUTPUT.value).write_text(text, encoding="utf-8")
-    met = all(counts[phase] >= _wanted() for phase in spans)
+    met = all(counts[phase] >= _KILLS.value for phase in spans)
     went_on = all(kill.resumed is not False for kill in kills)
-    return 0 if (met or _SMOKE.value) and went_on and all(all(end.values()) for end in ends) else 1
+    return 0 if met and went_on and all(all(end.values()) for end in ends) else 1
 
 
 def _undisturbed(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
@@ -271,7 +267,7 @@ def _undisturbed(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
     Raises:
         ConfigError: --phases has one that it does not have.
     """
-    phases = list(SMOKE_PHASES if _SMOKE.value else _PHASES.value)
+    phases = _PHASES.value
     attempt = Attempt(folder)
     attempt.killed_in(START, math.inf)
     times = [*attempt.began.values(), time.time()]
@@ -280,15 +276,6 @@ def _undisturbed(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
     if unknown := [phase for phase in phases if phase not in spans]:
         raise ConfigError(f"--phases must be of the run, which has {', '.join(spans)}, got {', '.join(unknown)}.")
     return outcome(folder), {phase: spans[phase] for phase in spans if phase in phases}
-
-
-def _flags() -> list[str]:
-    return list(SMOKE) if _SMOKE.value else _FLAGS.value.split()
-
-
-def _wanted() -> int:
-    """Kills in each phase."""
-    return 1 if _SMOKE.value else _KILLS.value
 
 
 if __name__ == "__main__":
