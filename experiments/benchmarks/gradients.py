@@ -45,7 +45,7 @@ BATCHES = 2
 """Of the training and the gradient whose memory is told."""
 
 _NETWORKS = flags.DEFINE_list("networks", ["nin_cifar10", "squeezenet_v1.1", "vgg16", "resnet50"], "Which of them.")
-_BATCHES = flags.DEFINE_integer("batches", 8, "An evaluation.", 1)
+_BATCHES = flags.DEFINE_integer("batches", 16, "An evaluation; of few, what is done once weighs more.", 1)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Of all five, in turn.", 1)
 _PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "Of our products; the original's are float32.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; none by default.")
