@@ -232,6 +232,7 @@ class _Judge:
         self._steps: dict[tuple, Callable] = {}
 
     def evaluation(self, examples: Examples) -> Evaluation:
+        """Means over all examples."""
         step, sums, count = self._step(examples.probe()), np.zeros(3), 0
         batches = tensors(self._model, examples, self._batch_size, self._devices)
         for size, values in one_behind((_size(batch[0]), step(*batch)) for batch in batches):

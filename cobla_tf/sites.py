@@ -60,9 +60,7 @@ class Sites:
         """What each site costs as it is and each rank of two factors, and the reasons of the other layers."""
         head = ("site", "kind", "kernel", "full rank", "MACs", "a rank", "params", "a rank")
         left = by_reason((f"left alone ({layer.reason})", layer.name) for layer in self.skipped)
-        return "\n\n".join(
-            part for part in (table(head, [_row(site) for site in self.found], "simple", 3), left) if part
-        )
+        return "\n\n".join(filter(None, (table(head, [_row(site) for site in self.found], "simple", 3), left)))
 
     __repr__ = __str__
 

@@ -137,12 +137,12 @@ def table(runs: Sequence[Trained]) -> str:
 
 def _ahead(runs: Sequence[Trained]) -> dict[str, tuple[float, float | None]]:
     """Points that each optimiser is ahead of YellowFin, and their standard error, None of a single seed."""
-    found, ours = {}, _accuracy(_by_optimizer(runs)[OURS])
-    for name, own in _by_optimizer(runs).items():
+    found, others = {}, _by_optimizer(runs)
+    ours = _accuracy(others.pop(OURS))
+    for name, own in others.items():
         points = _accuracy(own) - ours
         error = float(points.std(ddof=1) / np.sqrt(len(points))) if len(points) > 1 else None
         found[name] = float(points.mean()), error
-    del found[OURS]
     return found
 
 
