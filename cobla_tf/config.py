@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from cobla_tf.errors import ConfigError, did_you_mean
+from cobla_tf.errors import ConfigError, check_among, did_you_mean
 from cobla_tf.files import at_home
 
 SCHEMES = ("spatial", "channel")
@@ -89,10 +89,6 @@ def _require(ok: bool, name: str, expected: str, got: object) -> None:
         raise ConfigError(f"{name} must be {expected}, got {got!r}.")
 
 
-def _require_among(name: str, got: object, names: tuple[str, ...]) -> None:
-    _require(got in names, name, f"one of {', '.join(names)}", got)
-
-
 @dataclass(frozen=True)
 class SolveConfig:
     """How the masks are found."""
@@ -157,14 +153,14 @@ class SolveConfig:
             "a whole number, at least 0",
             self.refine_iterations,
         )
-        _require_among("gradient", self.gradient, GRADIENTS)
-        _require_among("curvature", self.curvature, CURVATURES)
-        _require_among("rounding", self.rounding, ROUNDINGS)
-        _require_among("start", self.start, STARTS)
+        check_among("gradient", self.gradient, GRADIENTS)
+        check_among("curvature", self.curvature, CURVATURES)
+        check_among("rounding", self.rounding, ROUNDINGS)
+        check_among("start", self.start, STARTS)
         if self.band and self.start == "ones":
             raise ConfigError("band is about where heuristics disagree, and needs one of them as start: not ones.")
-        _require_among("precision", self.precision, PRECISIONS)
-        _require_among("qp_solver", self.qp_solver, QP_SOLVERS)
+        check_among("precision", self.precision, PRECISIONS)
+        check_among("qp_solver", self.qp_solver, QP_SOLVERS)
 
     def sample_size(self, examples: int) -> int:
         """Images behind one gradient, of a training set of `examples`."""
@@ -282,7 +278,7 @@ class Config:
         _require(is_count(self.seed, 0) and self.seed < 2**32, "seed", "in [0, 2^32)", self.seed)
         batch = self.export_batch
         _require(batch is None or is_count(batch, 1), "export_batch", "a whole number, at least 1, or None", batch)
-        _require_among("strategy", self.strategy, STRATEGIES)
+        check_among("strategy", self.strategy, STRATEGIES)
         check_export_names(self.exports)
         _require(
             batch is None or "savedmodel" in self.exports or folder is None,

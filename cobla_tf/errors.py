@@ -1,7 +1,7 @@
 """Everything that cobla_tf raises at its border, each with one sentence that says what to do."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -50,6 +50,12 @@ def did_you_mean(name: object, names: Iterable[str], most: int = 1, otherwise: s
     text, known = str(name).lower(), {one.lower(): one for one in names}
     near = [one for one in known if text and one.startswith(text)] or get_close_matches(text, known, n=most)
     return f"; did you mean {' or '.join(known[one] for one in near)}?" if near else otherwise
+
+
+def check_among(name: str, got: object, names: Collection[str]) -> None:
+    """Raise ConfigError where `got`, the value of the option `name`, is none of `names`."""
+    if got not in names:
+        raise ConfigError(f"{name} must be one of {', '.join(names)}, got {got!r}{did_you_mean(got, names)}")
 
 
 def without_operation(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cobla_tf.config import SCHEMES
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import check_among
 
 Array = np.ndarray
 
@@ -35,8 +35,7 @@ class KernelForm:
 
     def __post_init__(self) -> None:
         """Check the scheme."""
-        if self.scheme not in SCHEMES:
-            raise ConfigError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}.")
+        check_among("scheme", self.scheme, SCHEMES)
 
     @property
     def split(self) -> int:

@@ -14,7 +14,7 @@ from cobla_tf.config import AUTO, LAYERS, SCHEMES, Config, FineTuneConfig, check
 from cobla_tf.costs import CostTable
 from cobla_tf.distillation import check_distillation, tells_accuracy
 from cobla_tf.elements import check_images, form_of, parts_of, shape_of
-from cobla_tf.errors import ConfigError, DataError
+from cobla_tf.errors import ConfigError, DataError, check_among
 from cobla_tf.examples import Examples, Sample, Stream
 from cobla_tf.export import check_exports
 from cobla_tf.files import check_writable
@@ -124,8 +124,7 @@ def _check_choices(
     if config.output_dir is not None:
         check_exports(config.exports)
         check_writable(config.output_dir)
-    if scheme not in (*SCHEMES, AUTO):
-        raise ConfigError(f"scheme must be one of {', '.join((*SCHEMES, AUTO))}, got {scheme!r}.")
+    check_among("scheme", scheme, (*SCHEMES, AUTO))
     check_layers(layers)
     check_resources(resources)
     check_method(method, budgets, [resource.name for resource in resources])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cobla_tf.errors import ConfigError
+from cobla_tf.errors import ConfigError, check_among
 
 IMAGENET_MODES = ("caffe", "tf", "torch")
 PREPROCESSINGS = ("none", "scale", *IMAGENET_MODES)
@@ -11,8 +11,7 @@ RGB_ONLY = ("caffe", "torch")
 
 def check_preprocessing(name: str, channels: int) -> None:
     """Raise ConfigError where `name` is unknown, or needs RGB images and they have other than 3 channels."""
-    if name not in PREPROCESSINGS:
-        raise ConfigError(f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, got {name!r}.")
+    check_among("preprocessing", name, PREPROCESSINGS)
     if name in RGB_ONLY and channels != 3:
         raise ConfigError(
             f"preprocessing {name!r} needs 3 channels, the model takes {channels}: use 'none', 'scale' or 'tf'."

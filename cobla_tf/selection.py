@@ -12,7 +12,7 @@ from cobla_tf.baselines.pos_cvx import optimum
 from cobla_tf.budgets import Budgets, check_budgets
 from cobla_tf.config import RANK_METHODS, Config
 from cobla_tf.costs import Allocation, CostTable
-from cobla_tf.errors import BudgetError, ConfigError
+from cobla_tf.errors import BudgetError, ConfigError, check_among
 from cobla_tf.journal import Journal
 from cobla_tf.rounding import Rounded
 from cobla_tf.solution import Solution
@@ -39,8 +39,8 @@ def check_method(method: str | Method, budgets: Budgets, further: Sequence[str] 
         ConfigError: there is no such method.
         BudgetError: as `check_budgets`; or a budget for a method that sets its own cost.
     """
-    if not isinstance(method, Method) and method not in RANK_METHODS:
-        raise ConfigError(f"method must be one of {', '.join(RANK_METHODS)}, got {method!r}.")
+    if not isinstance(method, Method):
+        check_among("method", method, RANK_METHODS)
     if takes_budgets(method):
         check_budgets(budgets, further)
         return

@@ -16,7 +16,7 @@ from cobla_tf.calls import Call, calls_by_layer, record_operations
 from cobla_tf.config import LAYERS, SCHEMES, check_layers
 from cobla_tf.costs import COUNTED, CostTable, kernel_costs
 from cobla_tf.decomposition import Decomposition, decompose
-from cobla_tf.errors import ConfigError, ModelError
+from cobla_tf.errors import ConfigError, ModelError, check_among
 from cobla_tf.graph import check_model
 from cobla_tf.kinds import KINDS, Kind, name_of, sizes_of
 from cobla_tf.layout import Layout
@@ -120,8 +120,7 @@ def find_sites(
         ConfigError: an exclude pattern matches no layer, or the scheme or a kind is unknown.
     """
     check_model(model)
-    if scheme not in SCHEMES:
-        raise ConfigError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}.")
+    check_among("scheme", scheme, SCHEMES)
     check_patterns(exclude)
     layers = check_layers(layers)
     operations = record_operations(model, input_shape)

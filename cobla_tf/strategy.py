@@ -15,7 +15,7 @@ from absl import logging
 from cobla_tf.cluster import Task, this_task
 from cobla_tf.config import MIRRORED, STRATEGIES
 from cobla_tf.devices import ONE_DEVICE, Devices
-from cobla_tf.errors import ConfigError, WorkerError, first_line, without_operation
+from cobla_tf.errors import ConfigError, WorkerError, check_among, first_line, without_operation
 
 LOST = (
     tf.errors.UnavailableError,
@@ -42,8 +42,7 @@ def find_devices(strategy: str) -> Devices:
         ConfigError: there is no such strategy, TF_CONFIG is missing or wrong, or TensorFlow is at work already.
         WorkerError: this worker cannot join the others, or there is no chief for an hour.
     """
-    if strategy not in STRATEGIES:
-        raise ConfigError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+    check_among("strategy", strategy, STRATEGIES)
     return ONE_DEVICE if strategy == STRATEGIES[0] else _several(strategy)
 
 

@@ -250,6 +250,8 @@ def bad_output(tmp_path):
         ({"macs": 0.5, "layers": 3}, ConfigError, "layers must be among conv2d, .*, got 3"),
         ({"macs": 0.5, "warm": 3}, ConfigError, "the attribute warm of a result, .*, got int"),
         ({"macs": 0.5, "scheme": "diagonal"}, ConfigError, "scheme must be one of spatial, channel, auto"),
+        ({"macs": 0.5, "scheme": "chanel"}, ConfigError, r"got 'chanel'; did you mean channel\?"),
+        ({"macs": 0.5, "scheme": None}, ConfigError, "got None"),
         ({"macs": 0.5, "config": {"seed": 1}}, ConfigError, "config must be a cobla_tf.Config, got dict"),
         ({"macs": 0.5, "dataset": (np.zeros((0, 10, 10, 2)), np.zeros(0))}, DataError, "empty"),
         ({"macs": 0.5, "dataset": images_and_labels(9, (8, 8, 2))}, DataError, "shape"),
