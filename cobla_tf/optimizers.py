@@ -74,14 +74,21 @@ def clip_limits(optimizer: keras.optimizers.Optimizer) -> dict[str, float]:
 def scheduled_optimizer(config: FineTuneConfig, steps: int) -> keras.optimizers.Optimizer:
     """The optimiser with its learning rate falling to zero along a half cosine, unless it has a schedule of its own.
 
-    What multiplies the rate that YellowFin finds falls likewise; the rate in `config` is for others.
+    What multiplies the rate that YellowFin finds is left as it is for half of the steps, and falls in the others; the
+    rate in `config` is for others.
     """
     optimizer = make_optimizer(config)
-    asked = None if tunes_itself(optimizer) else config.learning_rate
-    rate = asked or _own_rate(config, optimizer)
+    tuned = tunes_itself(optimizer)
+    rate = (None if tuned else config.learning_rate) or _own_rate(config, optimizer)
     if not isinstance(rate, dict):
-        optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(float(rate), steps)
+        optimizer.learning_rate = _falling(float(rate), steps, constant=steps // 2 if tuned else 0)
     return optimizer
+
+
+def _falling(rate: float, steps: int, constant: int) -> keras.optimizers.schedules.CosineDecay:
+    """A rate that stays for `constant` of the steps, by Keras a warm-up, and falls to zero in the others."""
+    as_it_is = {"warmup_target": rate, "warmup_steps": constant} if constant else {}
+    return keras.optimizers.schedules.CosineDecay(rate, steps - constant, **as_it_is)
 
 
 def _optimizer_class(name: object) -> type[keras.optimizers.Optimizer]:

@@ -104,7 +104,10 @@ class YellowFin(keras.optimizers.Optimizer):
         return self.add_variable(shape, dtype="float32", aggregation="only_first_replica", name=name)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Move one variable by Polyak's momentum, x + mu (x - x_before) - alpha g, and average its gradient.
+        """Move one variable by Polyak's momentum, v = mu v + g, x - alpha v, and average its gradient.
+
+        The paper writes x + mu (x - x_before) - alpha g, which is the same at a constant alpha. Its authors' code has
+        this form, in which a rate that falls to zero ends all movement, however long momentum remembers.
 
         Raises:
             ConfigError: Keras has changed, and rate and momentum would stay 0.
@@ -121,9 +124,9 @@ class YellowFin(keras.optimizers.Optimizer):
         if self.weight_decay is not None and self._use_weight_decay(variable):
             self.assign_sub(variable, variable * rate * self.weight_decay)
         self.assign(mean, self._mean_gradient(gradient, mean))
-        step = rate * ops.cast(self.taken, dtype) * ops.cast(gradient, dtype)
-        self.assign(velocity, velocity * ops.cast(self.tuned_momentum, dtype) - step)
-        self.assign_add(variable, velocity)
+        clipped = ops.cast(self.taken, dtype) * ops.cast(gradient, dtype)
+        self.assign(velocity, velocity * ops.cast(self.tuned_momentum, dtype) + clipped)
+        self.assign_sub(variable, rate * velocity)
 
     def get_config(self) -> dict[str, Any]:
         """All arguments of the constructor."""

@@ -7,7 +7,7 @@ from cobla_tf.config import FineTuneConfig
 from cobla_tf.errors import ConfigError
 from cobla_tf.finetune import BestWeights, train
 from cobla_tf.losses import resolve_loss
-from cobla_tf.optimizers import CLIP_NORM, LEARNING_RATE, clip_limits, make_optimizer
+from cobla_tf.optimizers import CLIP_NORM, LEARNING_RATE, clip_limits, make_optimizer, scheduled_optimizer
 from cobla_tf.reading import as_examples
 from cobla_tf.yellowfin import YellowFin
 from tests.networks import images_and_labels, small_cnn
@@ -50,8 +50,8 @@ def test_yellowfin_needs_no_learning_rate_and_learns(given):
 @pytest.mark.parametrize(
     ("optimizer", "given", "first"),
     [
-        ("adam", None, LEARNING_RATE), ("sgd", 0.1, 0.1), ("yellowfin", 1e-4, 1.0), ("yellowfin", None, 1.0),
-        (keras.optimizers.SGD(0.3), None, 0.3), (keras.optimizers.SGD(0.3), 0.1, 0.1), (YellowFin(0.25), 1e-4, 0.25),
+        ("adam", None, LEARNING_RATE), ("sgd", 0.1, 0.1),
+        (keras.optimizers.SGD(0.3), None, 0.3), (keras.optimizers.SGD(0.3), 0.1, 0.1),
         (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.3)), None, 0.3),
         (keras.optimizers.SGD(OWN_SCHEDULE), 0.1, 0.1), ("sgd", 1, 1.0),
     ],
@@ -61,6 +61,19 @@ def test_learning_rate_falls_to_zero_along_a_cosine(optimizer, given, first):
     trained(model, FineTuneConfig(epochs=1, optimizer=optimizer, learning_rate=given))
     schedule = getattr(model.optimizer, "inner_optimizer", model.optimizer)._learning_rate
     np.testing.assert_allclose([schedule(step) for step in (0, 2, 4)], [first, first / 2, 0], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("given", "factor"),
+    [("yellowfin", 1.0), (YellowFin(0.25), 0.25), (keras.optimizers.LossScaleOptimizer(YellowFin(0.5)), 0.5)],
+)
+@pytest.mark.parametrize(("steps", "constant"), [(1, 0), (9, 4), (40, 20)])
+def test_what_yellowfin_finds_is_taken_whole_for_half_of_the_steps(given, factor, steps, constant):
+    optimizer = scheduled_optimizer(FineTuneConfig(epochs=1, optimizer=given, learning_rate=1e-4), steps)
+    schedule = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    share = np.clip((np.arange(steps + 1) - constant) / (steps - constant), 0, 1)
+    rates = [schedule(step) for step in range(steps + 1)]
+    np.testing.assert_allclose(rates, factor * 0.5 * (1 + np.cos(np.pi * share)), rtol=1e-5, atol=1e-6)
 
 
 def test_a_schedule_of_the_optimisers_own_stays():

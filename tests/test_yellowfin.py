@@ -60,7 +60,7 @@ class PaperYellowFin:
     """Algorithms 1 to 4 in float64, with the averages written as they are published: biased, then corrected."""
 
     def __init__(self, start, beta, window):
-        self.x, self.before, self.beta, self.window = start, start, beta, window
+        self.x, self.velocity, self.beta, self.window = start, 0 * start, beta, window
         self.curvatures, self.sums, self.t = [], {}, 0
 
     def mean(self, name, value):
@@ -82,7 +82,8 @@ class PaperYellowFin:
         self.mu, alpha = solve_single_step(variance, distance, self.h_max, h_min)
         self.alpha = alpha * min(1, self.t / (10 * self.window))
         taken = gradient * min(1, np.sqrt(self.h_max / (gradient @ gradient)))
-        self.x, self.before = self.x - self.alpha * taken + self.mu * (self.x - self.before), self.x
+        self.velocity = self.mu * self.velocity + taken
+        self.x = self.x - self.alpha * self.velocity
 
 
 def test_every_step_is_the_papers():
@@ -160,6 +161,18 @@ def test_learning_rate_is_a_factor_and_a_schedule_multiplies():
     np.testing.assert_allclose(half, full / 2, rtol=1e-4)
     assert np.all(np.abs(half) < np.abs(falling))
     assert np.all(np.abs(falling) < np.abs(full))
+
+
+def test_a_rate_of_zero_ends_all_movement():
+    x, ended = keras.Variable([1.0, 2.0]), keras.optimizers.schedules.PiecewiseConstantDecay([1], [1.0, 0.0])
+    optimizer = YellowFin(learning_rate=ended)
+    for gradient in ([1.0, 0.5], [0.5, 1.0]):
+        optimizer.apply([tf.constant(gradient)], [x])
+    before = x.numpy()
+    assert not np.array_equal(before, [1.0, 2.0])
+    optimizer.apply([tf.constant([1.0, 1.0])], [x])
+    assert float(optimizer.tuned_momentum) > 0
+    np.testing.assert_array_equal(x, before)
 
 
 def test_weight_decay_takes_the_rate_really_taken():
