@@ -180,7 +180,7 @@ class FineTuneConfig:
     learning_rate: float | None = None
     """Of the first step; it falls to zero along a half cosine. None is that of the optimiser given, whose own schedule
     stays; of one given by name 1e-3. YellowFin finds its own and has no use for this one; the factor on it, an argument
-    of `YellowFin`, falls likewise."""
+    of `YellowFin`, stays for half of the steps and then falls likewise."""
     distillation: float = 0.0
     """Share of the original network's outputs in what is learnt; the rest are labels, of which 1 has no use. Below 1 it
     takes losses that are linear in their targets, but for a constant: cross-entropies, squared error and the like."""

@@ -59,7 +59,8 @@ def optimizers(
 ) -> dict[str, tuple[Any, float | None]]:
     """Optimiser and learning rate by name: YellowFin, and the grid of SGD.
 
-    All rates fall to zero along a cosine, as fine-tuning has it; with `no_decay` YellowFin has a run without that, too.
+    All rates fall to zero as fine-tuning has it: along a cosine, YellowFin's in the second half of the steps. With
+    `no_decay` YellowFin has a run without that, too.
     """
     grid = {
         f"sgd {rate:g}, momentum {m:g}": (keras.optimizers.SGD(momentum=m), rate) for m in momenta for rate in rates
